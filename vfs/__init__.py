@@ -1,0 +1,3 @@
+"""vfs: remote storage as files, for virtual machine disk images."""
+
+__version__ = "0.1.0"
