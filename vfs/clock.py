@@ -1,7 +1,7 @@
 """Time as one replaceable value, so that tests own it.
 
-Durations and deadlines come from trio's clock (`trio.current_time`), which tests replace by a virtual
-one; this module is for what must outlive a process or be shown to a person: wall-clock time.
+Durations and deadlines come from trio's clock (`trio.current_time`), which tests replace by a
+virtual one; this module is for what must outlive a process or be shown to a person.
 """
 
 import time

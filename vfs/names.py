@@ -1,8 +1,8 @@
 r"""File names (bytes, from the kernel) and key components (text, for stores), one to one.
 
-Stores want UTF-8; the kernel takes any byte but `/` and NUL. A byte that is not part of valid UTF-8
-becomes one character of a private range (U+10FF00 + byte), and characters of that range which stand in
-a name are themselves written byte by byte, so the way back is exact:
+Stores want UTF-8; the kernel takes any byte but `/` and NUL. A byte that is not part of valid
+UTF-8 becomes one character of a private range (U+10FF00 + byte), and characters of that range which
+stand in a name are themselves written byte by byte, so the way back is exact:
 
     decode(b"caf\xe9")  ->  "caf\U0010ffe9"  ->  encode  ->  b"caf\xe9"
 
@@ -41,8 +41,8 @@ def decode(name: bytes) -> str:
     text = name.decode("utf-8", "vfs.escape")
     if text.isascii() or not any(_FIRST_ESCAPED <= char <= _LAST_ESCAPED for char in text):
         return text
-    # Rare: some character of the range is there, either put there by the escape above or standing in
-    # the name itself. Decode piece by piece so that the two can be told apart.
+    # Rare: some character of the range is there, either put there by the escape above or standing
+    # in the name itself. Decode piece by piece so that the two can be told apart.
     out: list[str] = []
     for char, raw in _characters(name):
         if len(raw) > 1 and _FIRST_ESCAPED <= char <= _LAST_ESCAPED:

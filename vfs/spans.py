@@ -1,4 +1,4 @@
-"""A set of bytes as sorted, disjoint, non-adjacent spans: which bytes are changed, present, missing.
+"""A set of bytes as sorted, disjoint spans that do not touch: what is changed, present, missing.
 
 `SpanSet` is immutable: worker threads may read one while the loop replaces it by another, and a
 snapshot of a file's changes costs nothing. Updates cost one tuple copy, which stays cheap while
@@ -35,7 +35,7 @@ class SpanSet:
     @classmethod
     def _of(cls, starts: tuple[int, ...], stops: tuple[int, ...]) -> "SpanSet":
         made = cls.__new__(cls)
-        made._starts, made._stops = starts, stops
+        made._starts, made._stops = starts, stops  # noqa: SLF001 - our own constructor
         return made
 
     def add(self, span: Span) -> "SpanSet":

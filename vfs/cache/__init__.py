@@ -1,0 +1,1 @@
+"""Blocks of file versions, kept for readers."""

@@ -1,0 +1,1 @@
+"""Open files: the read path, the write path, commits."""

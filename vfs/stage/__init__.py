@@ -1,0 +1,1 @@
+"""Bytes that are written and not uploaded yet."""

@@ -1,0 +1,1 @@
+"""Objects: ranges in, bytes out; knows objects, never files."""

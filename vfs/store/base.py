@@ -1,11 +1,12 @@
 """The object store: spans in, bytes out. It knows objects, never files.
 
-One abstract class of plain calls without streams, which is what makes each wrapper a page. Everything a
-caller may plan with stands in `Features`; a call that the features do not promise is never made.
+One abstract class of plain calls without streams, which is what makes each wrapper a page.
+Everything a caller may plan with stands in `Features`; a call that the features do not promise is
+never made.
 
-Words: an *object* has a key and, at any moment, one current *version*. `ObjectVersion` names which bytes
-are meant; every read carries one, so nothing stale or mixed can be read. A key that ends in `/` is a
-directory marker: an empty object on object stores, a real directory on `local`.
+Words: an *object* has a key and, at any moment, one current *version*. `ObjectVersion` names which
+bytes are meant; every read carries one, so nothing stale or mixed can be read. A key that ends in
+`/` is a directory marker: an empty object on object stores, a real directory on `local`.
 """
 
 import hashlib
@@ -198,7 +199,7 @@ class Store(ABC):
 
     @abstractmethod
     async def probe(self, *, write: bool) -> Features:
-        """Reach the store, check that the bucket can be listed and find out what it can do.
+        """Reach the store, check that it can be listed and find out what it can do.
 
         With `write`, tries conditions and range copy on objects below `.vfs/tmp/` and removes them.
         Errors: those of every call, with a message that tells an operator what to mend.
@@ -235,8 +236,8 @@ class Store(ABC):
     ) -> None:
         """Fill the buffers, in order, with exactly the bytes of a non-empty span.
 
-        Shape: the buffers' sizes add up to `span.size`; the span lies inside the object. By version id
-        where `source` has one, else under the condition that `source.version` is current.
+        Shape: the buffers' sizes add up to `span.size`; the span lies inside the object. By version
+        id where `source` has one, else under the condition that `source.version` is current.
         Errors: StaleError when that version is not there any more (also when the key is gone);
         CorruptError when the answer is not exactly the span; NotFoundError for a missing bucket.
         """
@@ -290,16 +291,14 @@ class Store(ABC):
     async def move(
         self, source: ObjectVersion, target: Key, *, condition: Condition = ANY
     ) -> ObjectInfo:
-        """Rename atomically, where `features.move`; directories (keys ending in `/`) with all in them.
+        """Rename atomically, where `features.move`; a directory (`a/` to `b/`) with all in it.
 
         Errors: StaleError when the source is another version (not checked for directories),
         ConflictError.
         """
 
     @abstractmethod
-    async def begin_upload(
-        self, key: Key, *, properties: Properties = PLAIN_PROPERTIES
-    ) -> Upload:
+    async def begin_upload(self, key: Key, *, properties: Properties = PLAIN_PROPERTIES) -> Upload:
         """Begin an upload in parts; nothing is visible until it is finished."""
 
     @abstractmethod
@@ -333,5 +332,5 @@ class Store(ABC):
     async def abort_upload(self, upload: Upload) -> None:
         """Drop an upload and its parts; one that is gone is no error."""
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - most stores have nothing to give up
         """Give up connections. No call may follow."""

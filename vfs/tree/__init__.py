@@ -1,0 +1,1 @@
+"""Names, inodes, directories, attributes."""

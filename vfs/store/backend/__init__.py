@@ -1,0 +1,1 @@
+"""One file per kind of store: its calls and one table of errors."""

@@ -1,0 +1,1 @@
+"""Behaviour added around a store: counting, throttling, retrying."""

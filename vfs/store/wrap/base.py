@@ -57,9 +57,7 @@ class WrappedStore(Store):
 
     @override
     async def probe(self, *, write: bool) -> Features:
-        return await self.around(
-            Call("probe", Key("")), lambda: self._inner.probe(write=write)
-        )
+        return await self.around(Call("probe", Key("")), lambda: self._inner.probe(write=write))
 
     @override
     async def head(self, key: Key) -> ObjectInfo:
@@ -120,9 +118,7 @@ class WrappedStore(Store):
     ) -> ObjectInfo:
         return await self.around(
             Call("copy", target),
-            lambda: self._inner.copy(
-                source, target, condition=condition, properties=properties
-            ),
+            lambda: self._inner.copy(source, target, condition=condition, properties=properties),
         )
 
     @override
@@ -142,9 +138,7 @@ class WrappedStore(Store):
         )
 
     @override
-    async def begin_upload(
-        self, key: Key, *, properties: Properties = PLAIN_PROPERTIES
-    ) -> Upload:
+    async def begin_upload(self, key: Key, *, properties: Properties = PLAIN_PROPERTIES) -> Upload:
         return await self.around(
             Call("begin_upload", key),
             lambda: self._inner.begin_upload(key, properties=properties),
