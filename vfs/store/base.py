@@ -184,8 +184,8 @@ class Store(ABC):
     """An object store below one prefix.
 
     Every call may be made by any number of tasks at once. Every call may raise DeniedError,
-    """What a store is proved to do; absent unless proved; decided per endpoint and bucket."""
-    missing bucket, then with an empty key); the docstrings name what is particular to the call.
+    AuthenticationError, TransientError (ThrottledError, UnreachableError), NotFoundError (also
+    for a missing bucket, then with an empty key); the docstrings name what is particular to the call.
     Cancelling a read has no effect on the store; cancelling a mutation leaves it undecided.
     """
 
@@ -226,8 +226,8 @@ class Store(ABC):
 
         Shape: with `delimiter="/"`, keys that have it after the prefix are folded into `prefixes`.
         `cursor` is that of the page before; `start_after` (without a cursor) begins after a key. A
-        directory marker `a/` is an object in the listing of prefix `a/`, and a prefix in that of its
-        parent. A page holds at most `limit` objects and prefixes, often fewer.
+        directory marker `a/` is an object in the listing of prefix `a/` and a prefix in that of
+        its parent. A page holds at most `limit` objects and prefixes, often fewer.
         """
 
     @abstractmethod
