@@ -184,8 +184,8 @@ class Store(ABC):
     """An object store below one prefix.
 
     Every call may be made by any number of tasks at once. Every call may raise DeniedError,
-    AuthenticationError, TransientError (ThrottledError, UnreachableError), NotFoundError (also
-    for a missing bucket, then with an empty key); the docstrings name what is particular to the call.
+    AuthenticationError, TransientError (ThrottledError, UnreachableError), NotFoundError (for a
+    missing bucket too, then with an empty key); the docstrings name what is particular to the call.
     Cancelling a read has no effect on the store; cancelling a mutation leaves it undecided.
     """
 
@@ -302,19 +302,30 @@ class Store(ABC):
         """Begin an upload in parts; nothing is visible until it is finished."""
 
     @abstractmethod
-    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+    async def upload_part(
+        self, upload: Upload, number: int, body: Body, *, offset: int | None = None
+    ) -> Part:
         """Store one part, replacing an earlier one of the same number (1 to `parts.max_parts`).
 
-        Parts are concatenated in the order of their numbers, which may have gaps.
+        Parts are concatenated in the order of their numbers, which may have gaps. `offset` is where
+        the part begins in the finished object; callers that may meet `local` must give it, because
+        that store writes parts to their final place. Object stores ignore it.
         Errors: NotFoundError when the upload was aborted or has expired.
         """
 
     @abstractmethod
     async def copy_part(
-        self, upload: Upload, number: int, source: ObjectVersion, span: Span
+        self,
+        upload: Upload,
+        number: int,
+        source: ObjectVersion,
+        span: Span,
+        *,
+        offset: int | None = None,
     ) -> Part:
         """Make a part from a range of an object of the same store, without moving its bytes here.
 
+        `offset` as for `upload_part`.
         Errors: StaleError when the source is another version (where `copy_part_pins_source`).
         """
 

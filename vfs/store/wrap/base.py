@@ -145,19 +145,27 @@ class WrappedStore(Store):
         )
 
     @override
-    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+    async def upload_part(
+        self, upload: Upload, number: int, body: Body, *, offset: int | None = None
+    ) -> Part:
         return await self.around(
             Call("upload_part", upload.key, bytes_out=body.size),
-            lambda: self._inner.upload_part(upload, number, body),
+            lambda: self._inner.upload_part(upload, number, body, offset=offset),
         )
 
     @override
     async def copy_part(
-        self, upload: Upload, number: int, source: ObjectVersion, span: Span
+        self,
+        upload: Upload,
+        number: int,
+        source: ObjectVersion,
+        span: Span,
+        *,
+        offset: int | None = None,
     ) -> Part:
         return await self.around(
             Call("copy_part", upload.key),
-            lambda: self._inner.copy_part(upload, number, source, span),
+            lambda: self._inner.copy_part(upload, number, source, span, offset=offset),
         )
 
     @override
