@@ -26,7 +26,7 @@ from vfs.values import Key, Span
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
     """One call that the store was asked for."""
 
@@ -35,7 +35,7 @@ class Asked:
     span: Span | None = None  # of reads and of range copies (in the source)
     number: int | None = None  # of parts
     size: int = 0  # payload, either way
-    outcome: str = "OK"  # or the error's code
+    outcome: str = ""  # OK, CANCELLED (also: not done yet) or the error's code
 
 
 @dataclass
@@ -151,30 +151,34 @@ class FaultyStore(WrappedStore):
     async def _play(self, asked: Asked, run: Callable[[], Awaitable[T]]) -> T:
         fault = next((fault for fault in self.script if fault.fits(asked)), Fault())
         fault.times -= 1
+        self.calls.append(asked)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        outcome = "CANCELLED"
+        asked.outcome = "CANCELLED"
         try:
-            fault.reached.set()
-            if fault.gate is not None:
-                await fault.gate.wait()
-            if fault.delay_s:
-                await trio.sleep(fault.delay_s)
-            if fault.before is not None:
-                raise fault.before
-            answer = await run()
-            if fault.after is not None:
-                raise fault.after
-            outcome = "OK"
-            return answer
+            answer = await _suffer(fault, run)
         except Exception as error:
-            outcome = getattr(error, "code", type(error).__name__)
+            asked.outcome = getattr(error, "code", type(error).__name__)
             raise
+        else:
+            asked.outcome = "OK"
+            return answer
         finally:
             self.in_flight -= 1
-            self.calls.append(
-                Asked(asked.operation, asked.key, asked.span, asked.number, asked.size, outcome)
-            )
+
+
+async def _suffer(fault: Fault, run: Callable[[], Awaitable[T]]) -> T:
+    fault.reached.set()
+    if fault.gate is not None:
+        await fault.gate.wait()
+    if fault.delay_s:
+        await trio.sleep(fault.delay_s)
+    if fault.before is not None:
+        raise fault.before
+    answer = await run()
+    if fault.after is not None:
+        raise fault.after
+    return answer
 
 
 def _key(key: str | None) -> Key | None:
