@@ -1,0 +1,134 @@
+"""The runtime directory: how a command finds the daemon of a mount point.
+
+Each mount has a control socket and, beside it, one JSON file that says whose it is:
+
+    ID.sock    UNIX stream socket that the daemon listens on
+    ID.json    {"version": 1, "mountpoint": ..., "url": ..., "pid": ..., "started": ...}
+
+where ID is the first 16 hex digits of the SHA-256 of the mount point's real path. The JSON file
+outlives a daemon that was killed, which is how `vfs status` knows that a mount is dead.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from vfs.errors import ConfigError, MetadataError, VfsError
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a daemon writes about itself beside its socket."""
+
+    mountpoint: str
+    url: str
+    pid: int
+    started: str  # RFC 3339, UTC
+
+
+def runtime_directory(environ: Mapping[str, str] | None = None, uid: int | None = None) -> Path:
+    """Return where this user's sockets are; nothing is created."""
+    environ = os.environ if environ is None else environ
+    uid = os.getuid() if uid is None else uid
+    if uid == 0:
+        return Path("/run/vfs")
+    if base := environ.get("XDG_RUNTIME_DIR"):
+        return Path(base, "vfs")
+    return Path(tempfile.gettempdir(), f"vfs-{uid}")
+
+
+def make_runtime_directory(directory: Path) -> None:
+    """Create the directory for us alone, or check that it is.
+
+    Errors: ConfigError when it is a link, belongs to somebody else or is open to others.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    # In /tmp anybody can be first; a socket in a directory of theirs would answer to them.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(
+            f"{directory} is not our own directory: remove it, or set XDG_RUNTIME_DIR"
+        )
+    if found.st_mode & 0o077:
+        directory.chmod(0o700)
+
+
+def mount_id(mountpoint: Path) -> str:
+    """Return the name under which a mount point's files stand in the runtime directory."""
+    return hashlib.sha256(os.fsencode(real_mountpoint(mountpoint))).hexdigest()[:16]
+
+
+def real_mountpoint(mountpoint: Path) -> Path:
+    """Return the path without links; a dead mount stands for itself."""
+    return Path(os.path.realpath(mountpoint))
+
+
+def socket_path(directory: Path, mountpoint: Path) -> Path:
+    """Return the control socket of a mount point."""
+    return directory / f"{mount_id(mountpoint)}.sock"
+
+
+def record_path(directory: Path, mountpoint: Path) -> Path:
+    """Return the file that says whose the socket is."""
+    return directory / f"{mount_id(mountpoint)}.json"
+
+
+def write_record(directory: Path, record: Record) -> Path:
+    """Write a daemon's record so that a reader sees all of it or nothing."""
+    path = record_path(directory, Path(record.mountpoint))
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"version": VERSION, **asdict(record)}) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Errors: MetadataError when it is not one, or is of a newer version; OSError from the file.
+    """
+    try:
+        found: object = json.loads(path.read_text())
+    except ValueError as error:
+        raise MetadataError(f"{path} is not a record of a mount") from error
+    fields = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    match fields:
+        case {"version": int(version)} if version > VERSION:
+            raise MetadataError(f"{path} was written by a newer vfs (version {version})")
+        case {"version": int(), "mountpoint": str(mountpoint), "url": str(url), "pid": int(pid)}:
+            return Record(mountpoint, url, pid, str(fields.get("started", "")))
+        case _:
+            raise MetadataError(f"{path} is not a record of a mount")
+
+
+def list_records(directory: Path) -> list[Record]:
+    """Return the records of all mounts, by mount point; what cannot be read is left out."""
+    found: list[Record] = []
+    try:
+        paths = sorted(directory.glob("*.json"))
+    except OSError:
+        return []
+    for path in paths:
+        try:
+            found.append(read_record(path))
+        except (OSError, VfsError):  # gone since, or not ours to understand
+            continue
+    return sorted(found, key=lambda record: record.mountpoint)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # "pid (name) state ...": the name may hold anything, also parentheses.
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}
