@@ -1,0 +1,193 @@
+"""Reads through the cache: one fetch per missing block however many readers wait.
+
+A read holds the blocks that are there, joins the fetches that are under way, and starts requests
+for the rest, adjacent blocks in one request. A fetch belongs to nobody: its task runs in the
+nursery that `open_fetcher` owns, so a reader that is cancelled costs the others nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from vfs.cache.ram import BlockKey, Frame, RamCache
+from vfs.errors import VfsError
+from vfs.layout.base import FileVersion
+from vfs.values import MIB, Span
+
+REQUEST_BYTES = 1 * MIB
+"""Largest single request: large enough that its cost is the bytes, small enough to overlap many."""
+
+Fill = Callable[[FileVersion, Span, Sequence[memoryview]], Awaitable[None]]
+"""Fill the buffers with exactly the bytes of a span of a file version."""
+
+
+class _Fetch:
+    """A request under way for consecutive blocks."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: VfsError | None = None
+
+
+class Fetcher:
+    """The read side of all open files."""
+
+    def __init__(self, cache: RamCache, fill: Fill, nursery: trio.Nursery) -> None:
+        self._cache = cache
+        self._fill = fill
+        self._nursery = nursery
+        self._pending: dict[BlockKey, _Fetch] = {}
+        self._held_frames = 0
+        self._room_made = trio.Event()
+        self.block_bytes = cache.block_bytes
+
+    async def read(self, file: FileVersion, span: Span) -> bytes | memoryview:
+        """Return the bytes of a span that lies inside the file.
+
+        Shape: a memoryview is valid until the caller's next await: reply or copy before.
+        Errors: StaleError, and what the store raises.
+        """
+        if not span:
+            return b""
+        keys = self._keys(file, self._blocks(span))
+        ready = [frame for key in keys if (frame := self._cache.get(key)) is not None]
+        if len(ready) == len(keys):  # the usual case: no hold, no await
+            return self._join(span, ready)
+        held: list[Frame] = []
+        async with self._room(len(keys)):
+            try:
+                await self._hold_all(file, span, keys, held)
+                # No await from here on: the frames may be reused once they are released.
+                return self._join(span, held)
+            finally:
+                for frame in held:
+                    self._cache.release(frame)
+
+    @asynccontextmanager
+    async def _room(self, frames: int) -> AsyncIterator[None]:
+        """Admit a reader that may hold frames while it waits for others.
+
+        All readers together hold at most half of the arena, so that some frame can always be taken
+        and no two readers wait for what the other holds.
+        """
+        most = max(self._cache.frame_count // 2, 1)
+        while self._held_frames and self._held_frames + frames > most:
+            await self._room_made.wait()
+        self._held_frames += frames
+        try:
+            yield
+        finally:
+            self._held_frames -= frames
+            self._room_made.set()
+            self._room_made = trio.Event()
+
+    async def _hold_all(
+        self, file: FileVersion, span: Span, keys: Sequence[BlockKey], held: list[Frame]
+    ) -> None:
+        self.prefetch(file, span)
+        for key in keys:
+            while (frame := self._cache.get(key)) is None:
+                await self._fetched(file, key)
+            self._cache.hold(frame)
+            held.append(frame)
+
+    async def _fetched(self, file: FileVersion, key: BlockKey) -> None:
+        """Return when the fetch of one block is over; start it when nobody has."""
+        fetch = self._pending.get(key)
+        if fetch is None:
+            frame = await self._cache.take_waiting()
+            if key in self._pending or key in self._cache:  # somebody was faster
+                self._cache.release(frame)
+                return
+            fetch = self._start(file, key.number, [frame])
+        await fetch.done.wait()
+        if fetch.error is not None:
+            raise fetch.error.with_traceback(None)
+
+    def prefetch(self, file: FileVersion, span: Span) -> None:
+        """Start fetching what is missing of a span, as far as frames can be had now."""
+        run: list[Frame] = []
+        first = 0
+        most = max(REQUEST_BYTES // self.block_bytes, 1)
+        for index in self._blocks(span.clip(Span(0, file.size))):
+            key = BlockKey(file.identity, index)
+            missing = key not in self._cache and key not in self._pending
+            if run and (not missing or len(run) == most):
+                self._start(file, first, run)
+                run = []
+            if not missing:
+                continue
+            frame = self._cache.take()
+            if frame is None:
+                break
+            if not run:
+                first = index
+            run.append(frame)
+        if run:
+            self._start(file, first, run)
+
+    def _start(self, file: FileVersion, first: int, frames: list[Frame]) -> _Fetch:
+        fetch = _Fetch()
+        for index in range(first, first + len(frames)):
+            self._pending[BlockKey(file.identity, index)] = fetch
+        self._nursery.start_soon(self._run, file, first, frames, fetch)
+        return fetch
+
+    async def _run(self, file: FileVersion, first: int, frames: list[Frame], fetch: _Fetch) -> None:
+        start = first * self.block_bytes
+        span = Span(start, min(start + len(frames) * self.block_bytes, file.size))
+        views = [
+            frame.view[: piece.size]
+            for frame, piece in zip(frames, span.pieces(self.block_bytes), strict=True)
+        ]
+        try:
+            await self._fill(file, span, views)
+        except VfsError as error:
+            fetch.error = error
+        else:
+            for index, frame in enumerate(frames, first):
+                self._cache.keep(BlockKey(file.identity, index), frame)
+        finally:
+            for index in range(first, first + len(frames)):
+                del self._pending[BlockKey(file.identity, index)]
+            for frame in frames:
+                self._cache.release(frame)
+            if not fetch.done.is_set() and fetch.error is None and frames[0].key is None:
+                fetch.error = VfsError("the read was cancelled", key=file.pin.key)
+            fetch.done.set()
+
+    def hand_over(self, old: FileVersion, new: FileVersion, untouched: Iterable[Span]) -> None:
+        """Let cached blocks that a commit did not touch serve its new version."""
+        if old.identity == new.identity:
+            return
+        for span in untouched:
+            for index in range(-(-span.start // self.block_bytes), span.stop // self.block_bytes):
+                self._cache.rename(BlockKey(old.identity, index), BlockKey(new.identity, index))
+
+    def _blocks(self, span: Span) -> range:
+        return range(span.start // self.block_bytes, -(-span.stop // self.block_bytes))
+
+    @staticmethod
+    def _keys(file: FileVersion, blocks: range) -> list[BlockKey]:
+        owner = file.identity
+        return [BlockKey(owner, index) for index in blocks]
+
+    def _join(self, span: Span, frames: Sequence[Frame]) -> bytes | memoryview:
+        views: list[memoryview] = []
+        base = span.start // self.block_bytes * self.block_bytes
+        for frame in frames:
+            piece = span.clip(Span(base, base + self.block_bytes)).shift(-base)
+            views.append(frame.view[piece.start : piece.stop])
+            base += self.block_bytes
+        return views[0] if len(views) == 1 else b"".join(views)
+
+
+@asynccontextmanager
+async def open_fetcher(cache: RamCache, fill: Fill) -> AsyncIterator[Fetcher]:
+    """Run a fetcher; leaving the block cancels its requests."""
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        yield Fetcher(cache, fill, nursery)
+        nursery.cancel_scope.cancel()

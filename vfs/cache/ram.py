@@ -1,0 +1,137 @@
+"""The RAM tier: blocks of file versions in one arena that never grows.
+
+The arena is one anonymous mapping cut into equal, page-aligned frames, so the tier costs exactly
+its limit, and a fetch is received straight into the frames that are kept. A frame is free, held
+(being filled, or being read across an await) or cached; only a cached frame that nobody holds is
+evicted, the least recently used first. A task that needs frames when all are held waits for the
+next release.
+"""
+
+import mmap
+from collections import OrderedDict, deque
+from typing import NamedTuple
+
+import trio
+
+
+class BlockKey(NamedTuple):
+    """Identity of one block: of which file version, and which one."""
+
+    owner: str
+    number: int
+
+
+class Frame:
+    """One buffer of the arena."""
+
+    __slots__ = ("holds", "key", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.key: BlockKey | None = None  # set while it is cached
+        self.holds = 0
+
+
+class RamCache:
+    """Frames by block key."""
+
+    def __init__(self, limit_bytes: int, block_bytes: int) -> None:
+        count = max(limit_bytes // block_bytes, 1)
+        self.block_bytes = block_bytes
+        self.limit_bytes = count * block_bytes
+        self.hits = 0
+        self.misses = 0
+        self._arena = mmap.mmap(-1, self.limit_bytes)
+        view = memoryview(self._arena)
+        # Taken from the end, so that pages of the arena are touched in order and only when needed.
+        self._free = [
+            Frame(view[at : at + block_bytes])
+            for at in range(self.limit_bytes - block_bytes, -1, -block_bytes)
+        ]
+        self._cached: OrderedDict[BlockKey, Frame] = OrderedDict()
+        self._waiting: deque[trio.Event] = deque()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of frames that hold a block."""
+        return len(self._cached) * self.block_bytes
+
+    @property
+    def frame_count(self) -> int:
+        """How many blocks fit."""
+        return self.limit_bytes // self.block_bytes
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._cached
+
+    def get(self, key: BlockKey) -> Frame | None:
+        """Return the block's frame, now the most recently used; not held."""
+        frame = self._cached.get(key)
+        if frame is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._cached.move_to_end(key)
+        return frame
+
+    def take(self) -> Frame | None:
+        """Return a frame to fill, held once; None when all are held."""
+        if self._free:
+            frame = self._free.pop()
+            frame.holds = 1
+            return frame
+        for key, frame in self._cached.items():
+            if frame.holds == 0:
+                del self._cached[key]
+                frame.key = None
+                frame.holds = 1
+                return frame
+        return None
+
+    async def take_waiting(self) -> Frame:
+        """Return a frame to fill, held once, waiting until one is let go."""
+        while (frame := self.take()) is None:
+            turn = trio.Event()
+            self._waiting.append(turn)
+            await turn.wait()
+        return frame
+
+    def keep(self, key: BlockKey, frame: Frame) -> None:
+        """Cache a filled frame."""
+        old = self._cached.pop(key, None)
+        if old is not None:
+            self._forget(old)
+        frame.key = key
+        self._cached[key] = frame
+
+    def hold(self, frame: Frame) -> None:
+        """Keep a frame's bytes in place across an await."""
+        frame.holds += 1
+
+    def release(self, frame: Frame) -> None:
+        """End one hold; a frame that is not cached is free again."""
+        frame.holds -= 1
+        if frame.holds == 0:
+            if frame.key is None:
+                self._free.append(frame)
+            if self._waiting:
+                self._waiting.popleft().set()
+
+    def _forget(self, frame: Frame) -> None:
+        frame.key = None
+        if frame.holds == 0:
+            self._free.append(frame)
+            if self._waiting:
+                self._waiting.popleft().set()
+
+    def drop(self, key: BlockKey) -> None:
+        """Forget one block."""
+        frame = self._cached.pop(key, None)
+        if frame is not None:
+            self._forget(frame)
+
+    def rename(self, old: BlockKey, new: BlockKey) -> None:
+        """Let a block count for another version that has the same bytes there."""
+        frame = self._cached.pop(old, None)
+        if frame is not None:
+            self.keep(new, frame)

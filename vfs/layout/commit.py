@@ -1,0 +1,281 @@
+"""The next version of a plain object: parts sent ahead, one conditional commit.
+
+While a file is written, parts of the ladder that are complete are sent ahead; a later write to one
+voids it. The commit plans the rest (`vfs.layout.parts`), sends it and finishes under the condition
+that the target is still what the writer began with. Where the store ignores that condition the
+target is looked at before and after instead, and where it does not pin the source of a range copy
+the base is looked at after the last copy: what is left is a window, named in docs/stores.md, never
+a mixture.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+import trio
+from typing_extensions import override
+
+from vfs.errors import ConflictError, NotFoundError, StaleError
+from vfs.layout import parts
+from vfs.layout.base import Content, Draft, FileVersion, UploadLog
+from vfs.layout.parts import SentPart, Step
+from vfs.spans import EMPTY, SpanSet
+from vfs.store.base import (
+    ABSENT,
+    ANY,
+    COMMIT_ID,
+    Body,
+    Condition,
+    ObjectInfo,
+    Part,
+    Properties,
+    Store,
+    Upload,
+)
+from vfs.values import MIB, Key, Span
+
+WRITE_BYTES = 8 * MIB
+"""Up to here one `write` is cheaper than begin + part + finish, and a lost reply costs less."""
+
+PARTS_AT_ONCE = 8
+"""Parts of one file in flight; the store's own limits bound the sum over files."""
+
+
+class PlainDraft(Draft):
+    """A draft of one object."""
+
+    def __init__(  # noqa: PLR0913 - each is one plain fact about the commit
+        self,
+        store: Store,
+        target: Key,
+        *,
+        base: FileVersion | None,
+        replaces: FileVersion | None,
+        metadata: Mapping[str, str],
+        part_bytes: int | None,
+        log: UploadLog,
+    ) -> None:
+        self.commit_id = secrets.token_hex(16)
+        self._store = store
+        self._target = target
+        self._base = base
+        self._replaces = replaces
+        self._part_bytes = part_bytes
+        self._log = log
+        self._rules = store.features.parts
+        self._grid: parts.Grid | None = None
+        self._upload: Upload | None = None
+        self._beginning = trio.Lock()
+        self._metadata = metadata
+        self._sent: dict[int, SentPart] = {}
+        self._sending: dict[int, bool] = {}  # number -> still what was read
+
+    @override
+    def ahead(self, complete: SpanSet, size_hint: int) -> Sequence[Span]:
+        features = self._store.features
+        if not features.multipart:
+            return []
+        if self._grid is None:
+            self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=size_hint)
+        ready: list[Span] = []
+        for run in complete:
+            if run.size < self._rules.min_bytes:
+                continue
+            for number, span in self._grid.parts(run):
+                if run.contains(span) and number not in self._sent | self._sending:
+                    ready.append(span)
+        return ready
+
+    @override
+    async def send(self, span: Span, body: Body) -> None:
+        if self._grid is None:
+            raise ValueError("send before ahead")
+        number = self._grid.number(span.start)
+        self._sending[number] = True
+        try:
+            part = await self._send(number, span, body)
+            if self._sending[number]:
+                self._sent[number] = SentPart(part, span)
+                await self._log.part_sent(part, span)
+        finally:
+            del self._sending[number]
+
+    async def _send(self, number: int, span: Span, body: Body) -> Part:
+        upload = await self._begun()
+        return await self._store.upload_part(upload, number, body, offset=span.start)
+
+    async def _begun(self) -> Upload:
+        async with self._beginning:
+            if self._upload is None:
+                properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
+                self._upload = await self._store.begin_upload(self._target, properties=properties)
+                await self._log.upload_begun(self._upload)
+            return self._upload
+
+    @override
+    def touch(self, span: Span) -> None:
+        if self._grid is None or not (self._sent or self._sending):
+            return
+        for number, _ in self._grid.parts(span):
+            self._sent.pop(number, None)
+            if number in self._sending:
+                self._sending[number] = False
+
+    @override
+    async def commit(self, content: Content, metadata: Mapping[str, str]) -> FileVersion:
+        self._metadata = metadata
+        try:
+            info = await self._put(content)
+        except NotFoundError as error:
+            if self._upload is None or not error.key:
+                raise
+            # The upload was aborted behind our back or has expired: everything is still staged.
+            self._forget_upload()
+            info = await self._put(content)
+        return FileVersion.of(info)
+
+    async def _put(self, content: Content) -> ObjectInfo:
+        features = self._store.features
+        small = content.size <= min(WRITE_BYTES, self._rules.max_write_bytes)
+        if self._upload is None and (small or not features.multipart):
+            return await self._write_whole(content)
+        if self._upload is None and not content.changed and self._base is not None:
+            whole = await self._copy_whole(content)
+            if whole is not None:
+                return whole
+        return await self._finish(content, await self._send_all(content))
+
+    async def _write_whole(self, content: Content) -> ObjectInfo:
+        features = self._store.features
+        native = features.write_if_version if self._replaces else features.write_if_absent
+        body = await content.body(Span(0, content.size))
+        properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
+        condition = await self._condition(native=native)
+        return await self._settled(
+            await self._store.write(self._target, body, condition=condition, properties=properties)
+        )
+
+    async def _copy_whole(self, content: Content) -> ObjectInfo | None:
+        """Make the target from the untouched base in one request, where that is safe."""
+        features = self._store.features
+        native = features.copy_if_version if self._replaces else features.copy_if_absent
+        base = self._base
+        if (
+            base is None
+            or base.size != content.size
+            or content.size > self._rules.max_write_bytes
+            or not features.copy_pins_source
+        ):
+            return None
+        properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
+        condition = await self._condition(native=native)
+        return await self._settled(
+            await self._store.copy(
+                base.pin, self._target, condition=condition, properties=properties
+            )
+        )
+
+    async def _send_all(self, content: Content) -> list[Part]:
+        """Send what the plan lacks and return the parts to finish with."""
+        features = self._store.features
+        clean = EMPTY
+        if self._base is not None and features.copy_part:
+            reach = Span(0, min(self._base.size, content.size))
+            clean = SpanSet(content.changed.missing(reach))
+        if self._grid is None:
+            self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=content.size)
+        plan = parts.plan_commit(
+            content.size, clean, list(self._sent.values()), self._grid, self._rules
+        )
+        await self._begun()
+        done: dict[int, Part] = {step.number: step.kept for step in plan if step.kept}
+        todo = iter([step for step in plan if step.kept is None])
+
+        async def work() -> None:
+            for step in todo:
+                done[step.number] = await self._carry_out(step, content)
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for _ in range(min(PARTS_AT_ONCE, len(plan))):
+                nursery.start_soon(work)
+        if any(step.copy for step in plan) and not features.copy_part_pins_source:
+            await self._check_base()
+        return [done[number] for number in sorted(done)]
+
+    async def _carry_out(self, step: Step, content: Content) -> Part:
+        upload = await self._begun()
+        if step.copy and self._base is not None:
+            return await self._store.copy_part(
+                upload, step.number, self._base.pin, step.span, offset=step.span.start
+            )
+        body = await content.body(step.span)
+        return await self._store.upload_part(upload, step.number, body, offset=step.span.start)
+
+    async def _check_base(self) -> None:
+        """Make sure that the copies came from the base, where the store did not."""
+        base = self._base
+        if base is None or base.pin.version_id is not None:
+            return
+        try:
+            now = await self._store.head(base.pin.key)
+        except NotFoundError:
+            now = None
+        if now is None or now.version != base.pin.version:
+            raise StaleError("somebody else has written the file meanwhile", key=base.pin.key)
+
+    async def _finish(self, content: Content, sent: list[Part]) -> ObjectInfo:
+        features = self._store.features
+        native = features.finish_if_version if self._replaces else features.finish_if_absent
+        condition = await self._condition(native=native)
+        info = await self._store.finish_upload(await self._begun(), sent, condition=condition)
+        self._forget_upload()
+        if info.size != content.size:
+            raise ConflictError(
+                f"the store has {info.size} bytes where {content.size} were sent",
+                key=self._target,
+            )
+        return await self._settled(info)
+
+    async def _condition(self, *, native: bool) -> Condition:
+        """Return what the store is to check; check it here where the store cannot."""
+        if native:
+            if self._replaces is None:
+                return ABSENT
+            return Condition(if_version=self._replaces.pin.version)
+        try:
+            now: ObjectInfo | None = await self._store.head(self._target)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            now = None
+        expected = self._replaces.pin.version if self._replaces else None
+        if (now.version if now else None) != expected:
+            raise ConflictError("somebody else has written it meanwhile", key=self._target)
+        return ANY
+
+    async def _settled(self, info: ObjectInfo) -> ObjectInfo:
+        """Look at the target once more where the store did not check the condition itself."""
+        features = self._store.features
+        native = (
+            features.write_if_version and features.finish_if_version
+            if self._replaces
+            else features.write_if_absent and features.finish_if_absent
+        )
+        if native:
+            return info
+        now = await self._store.head(self._target)
+        if now.version != info.version:
+            raise ConflictError("somebody else has written it meanwhile", key=self._target)
+        return now
+
+    def _forget_upload(self) -> None:
+        self._upload = None
+        self._sent.clear()
+        for number in self._sending:
+            self._sending[number] = False
+
+    @override
+    async def abandon(self) -> None:
+        upload = self._upload
+        self._forget_upload()
+        if upload is not None:
+            await self._store.abort_upload(upload)

@@ -1,0 +1,206 @@
+"""One object is one file, readable by any other tool.
+
+Directories are prefixes; `mkdir` makes a marker object `a/`. What a listing shows that cannot be a
+file name is hidden and counted, our own objects likewise. Removing and renaming are conditional
+where the store has the condition and checked before and after where it has not.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import trio
+from typing_extensions import override
+
+from vfs import names
+from vfs.errors import ConflictError, NameTooLongError, NotFoundError, StaleError
+from vfs.layout import parts
+from vfs.layout.base import DirectoryPage, Draft, Entry, FileVersion, Layout, UploadLog
+from vfs.layout.commit import PlainDraft
+from vfs.store.base import (
+    ABSENT,
+    PLAIN_PROPERTIES,
+    BytesBody,
+    Condition,
+    ObjectInfo,
+    ObjectVersion,
+    Store,
+)
+from vfs.values import Key, Span, Version
+
+
+class PlainLayout(Layout):
+    """Files as objects of the same name."""
+
+    def __init__(self, store: Store, *, part_bytes: int | None = None) -> None:
+        self._store = store
+        self._part_bytes = part_bytes
+
+    @override
+    def check_size(self, size: int) -> None:
+        parts.check_size(size, self._store.features.parts)
+
+    @override
+    def check_key(self, key: Key) -> None:
+        limit = self._store.features.max_key_bytes
+        used = len(key.encode("utf-8", "surrogatepass"))
+        if used > limit:
+            raise NameTooLongError(
+                f"the path has {used} bytes; the store allows keys of {limit}", key=key
+            )
+
+    @override
+    async def find(self, key: Key) -> Entry | None:
+        name = key.rpartition("/")[2]
+        file: FileVersion | None = None
+        is_directory = False
+
+        async def look_for_file() -> None:
+            nonlocal file
+            try:
+                file = FileVersion.of(await self._store.head(key))
+            except NotFoundError as error:
+                if not error.key:
+                    raise  # the bucket itself
+
+        async def look_for_directory() -> None:
+            nonlocal is_directory
+            page = await self._store.list(names.as_prefix(key), limit=1)
+            while not page.objects and page.cursor is not None:
+                page = await self._store.list(names.as_prefix(key), limit=1, cursor=page.cursor)
+            is_directory = bool(page.objects)
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            nursery.start_soon(look_for_file)
+            nursery.start_soon(look_for_directory)
+        if is_directory:
+            return Entry(name, None)
+        return Entry(name, file) if file is not None else None
+
+    @override
+    async def list(self, directory: Key, cursor: str | None = None) -> DirectoryPage:
+        prefix = names.as_prefix(directory)
+        page = await self._store.list(prefix, delimiter="/", cursor=cursor)
+        entries: list[Entry] = []
+        sidecars: list[ObjectInfo] = []
+        hidden = 0
+        for info in page.objects:
+            name = info.key[len(prefix) :]
+            if not name:
+                continue  # the directory's own marker
+            if names.is_reserved(name):
+                sidecars.append(info)
+            elif names.is_name(name):
+                entries.append(Entry(name, FileVersion.of(info)))
+            else:
+                hidden += 1
+        for common in page.prefixes:
+            name = common[len(prefix) : -1]
+            if names.is_name(name) and not names.is_reserved(name):
+                entries.append(Entry(name, None))
+            elif not names.is_reserved(name):
+                hidden += 1
+        return DirectoryPage(
+            entries=tuple(entries),
+            sidecars=tuple(sidecars),
+            hidden=hidden,
+            exists=bool(page.objects or page.prefixes) or not directory,
+            cursor=page.cursor,
+        )
+
+    @override
+    async def read_into(self, file: FileVersion, span: Span, buffers: Sequence[memoryview]) -> None:
+        await self._store.read_into(file.pin, span, buffers)
+
+    @override
+    def draft(
+        self,
+        target: Key,
+        *,
+        base: FileVersion | None,
+        replaces: FileVersion | None,
+        metadata: Mapping[str, str],
+        log: UploadLog,
+    ) -> Draft:
+        return PlainDraft(
+            self._store,
+            target,
+            base=base,
+            replaces=replaces,
+            metadata=metadata,
+            part_bytes=self._part_bytes,
+            log=log,
+        )
+
+    @override
+    async def remove(self, file: FileVersion) -> None:
+        key = file.pin.key
+        if self._store.features.remove_if_version:
+            await self._store.remove([key], if_version=file.pin.version)
+            return
+        try:
+            now = await self._store.head(key)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            return
+        if now.version != file.pin.version:
+            raise ConflictError("not removed: somebody else has written it", key=key)
+        await self._store.remove([key])
+
+    @override
+    async def move(
+        self, file: FileVersion, target: Key, *, replaces: FileVersion | None
+    ) -> FileVersion:
+        features = self._store.features
+        condition = Condition(if_version=replaces.pin.version) if replaces else ABSENT
+        if features.move:
+            moved = await self._store.move(file.pin, target, condition=condition)
+            return FileVersion.of(moved)
+        asked = features.copy_if_absent if replaces is None else features.copy_if_version
+        if not asked:
+            await self._check_target(target, replaces)
+        if not features.copy_pins_source:
+            await self._check_source(file)
+        info = await self._store.copy(
+            file.pin, target, condition=condition if asked else Condition()
+        )
+        copied = await self._store.head(target)
+        if copied.size != file.size or copied.version != info.version:
+            raise ConflictError("the copy is not what was renamed", key=target)
+        await self.remove(file)
+        return FileVersion.of(copied)
+
+    async def _check_target(self, target: Key, replaces: FileVersion | None) -> None:
+        try:
+            now: ObjectInfo | None = await self._store.head(target)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            now = None
+        found = now.version if now else None
+        if found != (replaces.pin.version if replaces else None):
+            raise ConflictError("somebody else has written the new name", key=target)
+
+    async def _check_source(self, file: FileVersion) -> None:
+        now = await self._store.head(file.pin.key)
+        if now.version != file.pin.version:
+            raise StaleError("somebody else has written it meanwhile", key=file.pin.key)
+
+    @property
+    @override
+    def moves_directories(self) -> bool:
+        return self._store.features.move
+
+    @override
+    async def move_directory(self, source: Key, target: Key) -> None:
+        pin = ObjectVersion(names.as_prefix(source), Version(""))
+        await self._store.move(pin, names.as_prefix(target))
+
+    @override
+    async def make_directory(self, directory: Key) -> None:
+        await self._store.write(
+            names.as_prefix(directory), BytesBody(b""), properties=PLAIN_PROPERTIES
+        )
+
+    @override
+    async def remove_directory(self, directory: Key) -> None:
+        await self._store.remove([names.as_prefix(directory)])
