@@ -301,3 +301,8 @@ def kind_of(model: type[Section], name: str) -> str:
             return "choice"
         markers += getattr(option, "__metadata__", ())
     return next((marker.name for marker in markers if isinstance(marker, Kind)), "text")
+
+
+def is_list(model: type[Section], name: str) -> bool:
+    """Tell whether an option collects its repetitions."""
+    return kind_of(model, name) == "list"
