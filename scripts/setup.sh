@@ -105,8 +105,9 @@ installed() { # kind, lock
         [ "$(cat ".venv/setup-$1" 2>/dev/null)" = "$(digest requirements-build.lock "$2")" ]
 }
 
-pip() {
-    .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"
+pip_install() {
+    persist .venv/bin/python -m pip --disable-pip-version-check --no-input install -q "$@" ||
+        fail "pip could not install the Python packages (see above)"
 }
 
 install_python() {
@@ -122,9 +123,9 @@ install_python() {
     fi
     rm -f .venv/setup-*
     say "installing Python packages of $lock"
-    persist pip install -q --require-hashes -r requirements-build.lock || fail "pip could not install Python packages (see above)"
-    persist pip install -q --no-build-isolation --require-hashes -r "$lock" || fail "pip could not install Python packages (see above)"
-    persist pip install -q --no-build-isolation --no-deps -e . || fail "pip could not install Python packages (see above)"
+    pip_install --require-hashes -r requirements-build.lock
+    pip_install --no-build-isolation --require-hashes -r "$lock"
+    pip_install --no-build-isolation --no-deps -e .
     digest requirements-build.lock "$lock" >".venv/setup-$kind"
     if [ "$kind" = test ]; then # which includes the other
         digest requirements-build.lock requirements.lock >.venv/setup-demo

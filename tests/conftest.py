@@ -1,3 +1,3 @@
 """Plug-ins of every test."""
 
-pytest_plugins = ["tests.support.levels", "tests.support.hygiene"]
+pytest_plugins = ["tests.support.levels", "tests.support.hygiene", "pytester"]
