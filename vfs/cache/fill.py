@@ -41,6 +41,8 @@ class Fetcher:
         self._nursery = nursery
         self._pending: dict[BlockKey, _Fetch] = {}
         self._held_frames = 0
+        self.readers = 0  # open handles that read
+        self.most_ahead_bytes = 64 * MIB
         self._room_made = trio.Event()
         self.block_bytes = cache.block_bytes
 
@@ -106,6 +108,11 @@ class Fetcher:
         await fetch.done.wait()
         if fetch.error is not None:
             raise fetch.error.with_traceback(None)
+
+    def ahead_bytes(self) -> int:
+        """Return how far one reader may read ahead now: its share of what is free."""
+        share = self._cache.frame_count // (2 * max(self.readers, 1))
+        return min(share * self.block_bytes, self.most_ahead_bytes)
 
     def prefetch(self, file: FileVersion, span: Span) -> None:
         """Start fetching what is missing of a span, as far as frames can be had now."""

@@ -96,8 +96,11 @@ class Draft(ABC):
     """Random, fixed before the first request, carried by the object."""
 
     @abstractmethod
-    def ahead(self, complete: SpanSet, size_hint: int) -> Sequence[Span]:
-        """Return the spans, each one part, that may be sent now: `complete` covers them."""
+    def ahead(self, near: Span, complete: SpanSet, size_hint: int) -> Sequence[Span]:
+        """Return the spans, each one part, at `near` that may be sent now: `complete` covers them.
+
+        Each is offered once; one that changes after it was sent waits for the commit.
+        """
 
     @abstractmethod
     async def send(self, span: Span, body: Body) -> None:

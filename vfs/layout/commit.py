@@ -67,23 +67,22 @@ class PlainDraft(Draft):
         self._beginning = trio.Lock()
         self._metadata = metadata
         self._sent: dict[int, SentPart] = {}
+        self._offered: set[int] = set()
         self._sending: dict[int, bool] = {}  # number -> still what was read
 
     @override
-    def ahead(self, complete: SpanSet, size_hint: int) -> Sequence[Span]:
-        features = self._store.features
-        if not features.multipart:
+    def ahead(self, near: Span, complete: SpanSet, size_hint: int) -> Sequence[Span]:
+        if not self._store.features.multipart:
             return []
         if self._grid is None:
             self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=size_hint)
-        ready: list[Span] = []
-        for run in complete:
-            if run.size < self._rules.min_bytes:
-                continue
-            for number, span in self._grid.parts(run):
-                if run.contains(span) and number not in self._sent | self._sending:
-                    ready.append(span)
-        return ready
+        ready = [
+            (number, span)
+            for number, span in self._grid.parts(near)
+            if number not in self._offered and complete.covers(span)
+        ]
+        self._offered.update(number for number, _ in ready)
+        return [span for _, span in ready]
 
     @override
     async def send(self, span: Span, body: Body) -> None:

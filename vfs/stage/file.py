@@ -13,6 +13,7 @@ on one side; read, then look what was saved, on the other.
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -60,6 +61,7 @@ class StagedFile:
         self.changes = 0  # counts every change: tells whether a commit is still the latest
         self._budget = budget
         self._charged = 0
+        self._readers = 0
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
@@ -166,6 +168,20 @@ class StagedFile:
             self._budget.settle(-cost)
             self.present = self.present.add(span)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep present bytes present while they are read across an await."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a commit is reading."""
+        return self._frozen is not None
+
     async def read_into(self, span: Span, buffer: memoryview) -> None:
         """Fill the buffer with bytes that are all present."""
         try:
@@ -198,7 +214,7 @@ class StagedFile:
 
     def drop_clean(self) -> None:
         """Give back the space of bytes that the store has."""
-        if self._frozen is not None:
+        if self._frozen is not None or self._readers:
             return
         for span in list(self.present.minus(self.dirty)):
             punch_hole(self._fd, span)

@@ -1,0 +1,222 @@
+"""Turns staged content into stored versions: on demand, ahead of demand, and again after failures.
+
+Callers that wait for one file share one commit: a commit covers every change made before it froze
+the file, so a caller waits for the first one that began after its own changes. Commits run in the
+committer's nursery, never in the request that asked: a request that gives up at its deadline loses
+nothing, the commit goes on and is retried for ever.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from vfs.errors import ConflictError, StaleError, UnreachableError, VfsError
+from vfs.file.content import Content
+from vfs.layout.base import Layout
+from vfs.values import Span
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 1.0
+RETRY_CAP_S = 60.0
+PARTS_AHEAD = 8
+"""Parts sent ahead at once over all files: enough to overlap requests on any link we measured."""
+COMMITS_AT_ONCE = 16
+
+
+class _State:
+    """What the committer knows of one dirty content."""
+
+    def __init__(self) -> None:
+        self.finished = trio.Event()  # set, and replaced, when a commit ends
+        self.running = False
+        self.goal = 0  # changes that somebody wants stored
+        self.error: VfsError | None = None  # of the last attempt
+        self.unreported = False  # the error still has to fail one fsync or close
+        self.attempts = 0
+
+
+class Committer:
+    """Commits of all files of a mount."""
+
+    def __init__(self, layout: Layout, nursery: trio.Nursery, wait_s: float) -> None:
+        self._layout = layout
+        self._nursery = nursery
+        self._wait_s = wait_s
+        self._states: dict[Content, _State] = {}
+        self._commit_slots = trio.CapacityLimiter(COMMITS_AT_ONCE)
+        self._ahead_slots = trio.CapacityLimiter(PARTS_AHEAD)
+        self._last_progress = float("-inf")
+        self.on_conflict: Callable[[Content, VfsError], None] = lambda _content, _error: None
+        self.failed_uploads = 0
+
+    @property
+    def dirty(self) -> list[Content]:
+        """Contents that the store does not have yet, the oldest change first."""
+        waiting = [one for one in self._states if one.needs_commit]
+        return sorted(waiting, key=lambda one: one.dirty_since_s or 0.0)
+
+    @property
+    def running(self) -> int:
+        """Commits under way."""
+        return sum(state.running for state in self._states.values())
+
+    @property
+    def failing(self) -> int:
+        """Contents whose last attempt failed."""
+        return sum(state.error is not None for state in self._states.values())
+
+    def note(self, content: Content) -> None:
+        """Keep track of a content that has changed."""
+        self._states.setdefault(content, _State())
+
+    def progress(self) -> None:
+        """Note that bytes reach the store, so that waiting callers keep waiting."""
+        self._last_progress = trio.current_time()
+
+    async def store(self, content: Content) -> None:
+        """Return when the store holds every change made before the call.
+
+        Errors: StaleError when somebody else won; UnreachableError when nothing moved for the time
+        limit; any store error. Nothing is lost by any of them: the upload goes on in the
+        background.
+        """
+        content.refuse_if_lost()
+        self._raise_unreported(content)
+        if not content.needs_commit:
+            return
+        self.note(content)
+        state = self._states[content]
+        goal = content.changes
+        attempts = state.attempts
+        self.start(content)
+        since = trio.current_time()
+        while content.stored < goal and not content.discarded:
+            content.refuse_if_lost()
+            if state.error is not None and state.attempts > attempts:
+                state.unreported = False
+                raise state.error.with_traceback(None)
+            limit = max(since, self._last_progress) + self._wait_s
+            with trio.move_on_at(limit) as scope:
+                await state.finished.wait()
+            if scope.cancelled_caught and trio.current_time() >= self._last_progress + self._wait_s:
+                raise UnreachableError(
+                    f"not stored: nothing has moved for {self._wait_s:g} s; the bytes stay staged "
+                    "and the upload goes on",
+                    key=content.owner.key,
+                )
+        content.refuse_if_lost()
+
+    def _raise_unreported(self, content: Content) -> None:
+        state = self._states.get(content)
+        if state is not None and state.unreported and state.error is not None:
+            state.unreported = False
+            raise state.error.with_traceback(None)
+
+    def start(self, content: Content) -> None:
+        """Begin to commit what the content holds now, in the background."""
+        self.note(content)
+        state = self._states[content]
+        state.goal = content.changes
+        if not state.running:
+            state.running = True
+            self._nursery.start_soon(self._run, content, state)
+
+    async def _run(self, content: Content, state: _State) -> None:
+        try:
+            while content.stored < state.goal and content.needs_commit:
+                async with self._commit_slots:
+                    await self._attempt(content, state)
+                if state.error is not None and content.lost is None:
+                    pause = min(RETRY_CAP_S, RETRY_FIRST_S * 2 ** min(state.attempts - 1, 10))
+                    with trio.move_on_after(pause):
+                        await trio.sleep_forever()
+        finally:
+            state.running = False
+            self._settle(content, state)
+
+    async def _attempt(self, content: Content, state: _State) -> None:
+        try:
+            await content.commit()
+        except (ConflictError, StaleError) as error:
+            if not content.discarded:
+                self.on_conflict(content, error)
+            state.error = error
+        except VfsError as error:
+            self._failed(content, state, error)
+        else:
+            state.error = None
+            state.unreported = False
+            state.attempts = 0
+            self.progress()
+        self._signal(state)
+
+    def _failed(self, content: Content, state: _State, error: VfsError) -> None:
+        state.error = error
+        state.unreported = True
+        state.attempts += 1
+        self.failed_uploads += 1
+        log.warning(
+            "upload of %r failed (attempt %d), kept in the stage and tried again: %s",
+            content.owner.key,
+            state.attempts,
+            error.message,
+        )
+
+    @staticmethod
+    def _signal(state: _State) -> None:
+        state.finished.set()
+        state.finished = trio.Event()
+
+    def _settle(self, content: Content, state: _State) -> None:
+        self._signal(state)
+        if not content.needs_commit:
+            self._states.pop(content, None)
+            if content.handles == 0:
+                content.release_stage()
+
+    def forget(self, content: Content) -> None:
+        """Stop caring for a content whose file is gone."""
+        state = self._states.pop(content, None)
+        if state is not None:
+            self._signal(state)
+
+    def send_ahead(self, content: Content, near: Span) -> None:
+        """Send parts that a writer has just completed, while it goes on."""
+        for span in content.parts_ahead(near):
+            self._nursery.start_soon(self._send_ahead, content, span)
+
+    async def _send_ahead(self, content: Content, span: Span) -> None:
+        async with self._ahead_slots:
+            try:
+                await content.send_ahead(span)
+                self.progress()
+            except VfsError as error:
+                # The commit sends the part again and reports what is wrong then.
+                log.debug("part ahead of %r failed: %s", content.owner.key, error.message)
+
+    def relieve(self) -> None:
+        """Make room in the stage: forget clean bytes, commit the oldest change."""
+        for content in list(self._states):
+            if content.staged is not None:
+                content.staged.drop_clean()
+        dirty = self.dirty
+        if dirty:
+            self.start(dirty[0])
+
+    async def drain(self) -> None:
+        """Return when everything is stored or cannot be; errors stay with their contents."""
+        while pending := self.dirty:
+            for content in pending:
+                self.start(content)
+            await self._states[pending[0]].finished.wait()
+
+
+@asynccontextmanager
+async def open_committer(layout: Layout, wait_s: float) -> AsyncIterator[Committer]:
+    """Run a committer; leaving the block cancels its uploads, staged bytes stay."""
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        yield Committer(layout, nursery, wait_s)
+        nursery.cancel_scope.cancel()

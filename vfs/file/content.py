@@ -1,0 +1,301 @@
+"""The content of one file: the base version in the store, with staged changes over it.
+
+All handles of a file share one `Content`. Reads take staged bytes where they are present and the
+base version elsewhere; every write goes to the stage; `Committer` turns the staged state into the
+next version. The content knows no names: its owner, a node of the tree, tells where it belongs.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+from typing_extensions import override
+
+from vfs.cache.fill import Fetcher
+from vfs.errors import StaleError, VfsError
+from vfs.file.window import History, advance
+from vfs.layout.base import Content as CommitContent
+from vfs.layout.base import Draft, FileVersion, Layout, UploadLog
+from vfs.spans import SpanSet
+from vfs.stage.directory import Stage
+from vfs.stage.file import Frozen, LiveBody, StagedFile
+from vfs.store.base import Body, Part, Upload
+from vfs.values import MIB, Key, Span
+
+
+class Owner(Protocol):
+    """What a content must know of the name it belongs to."""
+
+    @property
+    def key(self) -> Key:
+        """Where the next version goes."""
+        ...
+
+    def object_metadata(self) -> Mapping[str, str]:
+        """Return what is stored with the object: mode, owner, times."""
+        ...
+
+    def committed(self, version: FileVersion) -> None:
+        """Take note of a new version."""
+        ...
+
+
+class Content:
+    """What a file holds now."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        fetcher: Fetcher,
+        stage: Stage,
+        owner: Owner,
+        base: FileVersion | None,
+    ) -> None:
+        self.layout = layout
+        self.owner = owner
+        self.base = base  # where clean bytes come from
+        self.replaces = base  # what the target must hold when the next version is committed
+        self.moved_from: FileVersion | None = None  # an old name, removed after the next commit
+        self.staged: StagedFile | None = None
+        self.lost: VfsError | None = None  # somebody else won: this content can never be stored
+        self.discarded = False  # unlinked: must not be stored any more
+        self.handles = 0
+        self.writers = 0
+        self.changes = 0  # reasons to commit, counted
+        self.stored = 0  # the count that the last commit covered
+        self.dirty_since_s: float | None = None
+        self._fetcher = fetcher
+        self._stage = stage
+        self._staging = trio.Lock()
+        self._draft: Draft | None = None
+        self._log: UploadLog = _NoLog()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it is now."""
+        if self.staged is not None:
+            return self.staged.size
+        return self.base.size if self.base is not None else 0
+
+    @property
+    def needs_commit(self) -> bool:
+        """Whether the store does not have what the file holds."""
+        return self.changes != self.stored and not self.discarded and self.lost is None
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Staged bytes that the store does not have."""
+        if self.staged is None or self.discarded:
+            return 0
+        return self.staged.dirty.size
+
+    def changed(self) -> None:
+        """Note a reason to commit."""
+        self.changes += 1
+        if self.dirty_since_s is None:
+            self.dirty_since_s = trio.current_time()
+
+    def refuse_if_lost(self) -> None:
+        """Raise what a write or fsync of a lost content must answer. Errors: StaleError."""
+        if self.lost is not None:
+            raise StaleError(
+                "somebody else has written this file; what was written here is kept apart: "
+                f"{self.lost.message}",
+                key=self.owner.key,
+            )
+
+    # Reading
+
+    async def read(
+        self, span: Span, history: History | None = None
+    ) -> tuple[bytes | memoryview, History | None]:
+        """Return the bytes of a span up to the end of the file, and the reader's new history.
+
+        Shape: a memoryview is valid until the caller's next await.
+        """
+        while True:
+            base = self.base
+            try:
+                return await self._read(span.clip(Span(0, self.size)), base, history)
+            except StaleError:
+                if self.base is base:
+                    raise
+                # Our own commit has replaced the base meanwhile: its blocks have the same bytes.
+
+    async def _read(
+        self, span: Span, base: FileVersion | None, history: History | None
+    ) -> tuple[bytes | memoryview, History | None]:
+        if not span:
+            return b"", history
+        staged = self.staged
+        if base is not None and history is not None:
+            history, ahead = advance(history, span, self._fetcher.ahead_bytes())
+            if ahead and (staged is None or not staged.present.covers(ahead)):
+                self._fetcher.prefetch(base, ahead)
+        if staged is None:
+            if base is None:
+                return bytes(span.size), history
+            return await self._fetcher.read(base, span), history
+        return await self._read_staged(span, staged, base), history
+
+    async def _read_staged(
+        self, span: Span, staged: StagedFile, base: FileVersion | None
+    ) -> memoryview:
+        out = memoryview(bytearray(span.size))
+        present = staged.present  # one state for the whole read, whatever is written meanwhile
+        with staged.reading():
+            for part in present.within(span):
+                view = out[part.start - span.start : part.stop - span.start]
+                await staged.read_into(part, view)
+            for gap in present.missing(span):
+                if base is not None:
+                    piece = gap.clip(Span(0, base.size))
+                    data = await self._fetcher.read(base, piece)
+                    out[piece.start - span.start : piece.stop - span.start] = data
+        return out
+
+    # Writing
+
+    async def stage_for_writing(self) -> StagedFile:
+        """Return the staged file, made when there is none."""
+        async with self._staging:
+            if self.staged is None:
+                size = self.base.size if self.base is not None else 0
+                staged = await self._stage.new_file(size)
+                staged.on_change = self._on_change
+                self.staged = staged
+            return self.staged
+
+    def _on_change(self, span: Span) -> None:
+        self.changed()
+        if self._draft is not None:
+            self._draft.touch(span)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Stage bytes. Errors: StaleError when lost, TooLargeError, FullError."""
+        self.refuse_if_lost()
+        if offset + len(data) > self.size:
+            self.layout.check_size(offset + len(data))
+        staged = self.staged or await self.stage_for_writing()
+        await staged.write(offset, data)
+        return len(data)
+
+    async def truncate(self, size: int) -> None:
+        """Set the size."""
+        self.refuse_if_lost()
+        self.layout.check_size(size)
+        staged = self.staged or await self.stage_for_writing()
+        await staged.truncate(size)
+
+    # Committing
+
+    def draft(self) -> Draft:
+        """Return the draft of the next version, begun when there is none."""
+        if self._draft is None:
+            base_is_used = self.staged is None or self.staged.base_size > 0
+            self._draft = self.layout.draft(
+                self.owner.key,
+                base=self.base if base_is_used else None,
+                replaces=self.replaces,
+                metadata=self.owner.object_metadata(),
+                log=self._log,
+            )
+        return self._draft
+
+    def parts_ahead(self, near: Span) -> list[Span]:
+        """Return parts that the writer has completed and that may be sent before the commit."""
+        staged = self.staged
+        if staged is None or self.lost or self.discarded or staged.is_frozen:
+            return []
+        return list(self.draft().ahead(near, staged.dirty, staged.size))
+
+    async def send_ahead(self, span: Span) -> None:
+        """Send one of `parts_ahead`."""
+        if self.staged is not None and self._draft is not None:
+            await self._draft.send(span, LiveBody(self.staged, span))
+
+    async def retarget(self) -> None:
+        """Forget a draft whose target or condition is not right any more."""
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            await draft.abandon()
+
+    async def commit(self) -> None:
+        """Store what the file holds now. One at a time: only `Committer` calls this.
+
+        Errors: ConflictError when somebody else wrote the name; any store error, then nothing is
+        lost.
+        """
+        staged = await self.stage_for_writing()
+        frozen = await staged.freeze()
+        covered = self.changes
+        base = self.base
+        draft = self.draft()
+        done = False
+        try:
+            version = await draft.commit(
+                _Frozen(self, staged, frozen), self.owner.object_metadata()
+            )
+            # No await from here on: base, stage and tree change together.
+            if base is not None and base.pin.key == version.pin.key:
+                whole = Span(0, min(staged.base_size, frozen.size))
+                self._fetcher.hand_over(base, version, frozen.changed.missing(whole))
+            self.base = self.replaces = version
+            if self._draft is draft:
+                self._draft = None
+            self.stored = covered
+            self.dirty_since_s = None if covered == self.changes else trio.current_time()
+            done = True
+            self.owner.committed(version)
+        finally:
+            staged.thaw(base_size=frozen.size if done else None)
+
+    async def localise(self, frozen: Frozen, staged: StagedFile, span: Span) -> None:
+        """Fetch the clean bytes of a span that a part needs and the stage does not hold."""
+        base = self.base
+        for gap in list(frozen.missing(span)):
+            if base is None:
+                raise VfsError("bytes are neither staged nor stored", key=self.owner.key)
+            for piece in gap.pieces(MIB):
+                data = bytes(await self._fetcher.read(base, piece))
+                await staged.fill(piece, memoryview(data))
+
+    def release_stage(self) -> None:
+        """Let the staged bytes go when the store has them all and nobody writes."""
+        if self.staged is not None and not self.staged.is_frozen:
+            self.staged.close()
+            self.staged = None
+
+
+class _Frozen(CommitContent):
+    """A frozen state as the layout reads it."""
+
+    def __init__(self, content: Content, staged: StagedFile, frozen: Frozen) -> None:
+        self._content = content
+        self._staged = staged
+        self._frozen = frozen
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._frozen.size
+
+    @property
+    @override
+    def changed(self) -> SpanSet:
+        return self._frozen.changed
+
+    @override
+    async def body(self, span: Span) -> Body:
+        await self._content.localise(self._frozen, self._staged, span)
+        return self._frozen.body(span)
+
+
+class _NoLog(UploadLog):
+    @override
+    async def upload_begun(self, upload: Upload) -> None:
+        return
+
+    @override
+    async def part_sent(self, part: Part, span: Span) -> None:
+        return
