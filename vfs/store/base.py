@@ -178,6 +178,7 @@ class Features:
     remove_max_keys: int = 1  # keys of one remove call
     max_key_bytes: int = 1024
     parts: PartRules = field(default_factory=PartRules)
+    quirks: frozenset[str] = frozenset()  # words that only the backend itself understands
 
 
 class Store(ABC):

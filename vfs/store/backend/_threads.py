@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import outcome
 import trio
 
 T = TypeVar("T")
@@ -33,3 +34,34 @@ async def run_blocking(limiter: trio.CapacityLimiter, work: Callable[[], T]) -> 
     always waited for, so buffers that it fills stay valid until it is done.
     """
     return await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+async def run_interruptible(
+    limiter: trio.CapacityLimiter, work: Callable[[], T], interrupt: Callable[[], None]
+) -> T:
+    """Run `work` in a worker thread, with a way to end it early.
+
+    Cancellation: `interrupt` is called on the loop's thread and must make `work` end soon; the
+    thread is waited for all the same, so buffers that it fills stay valid. Work that was done
+    before the interruption reached it counts as done.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    async with limiter:
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+        cancelled: list[trio.lowlevel.RaiseCancelT] = []
+
+        def deliver(result: outcome.Outcome[T]) -> None:
+            # The loop cannot have ended: it waits for this very task.
+            token.run_sync_soon(trio.lowlevel.reschedule, task, outcome.Value(result))
+
+        def abort(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            cancelled.append(raise_cancel)
+            interrupt()
+            return trio.lowlevel.Abort.FAILED
+
+        trio.lowlevel.start_thread_soon(work, deliver)
+        result: outcome.Outcome[T] = await trio.lowlevel.wait_task_rescheduled(abort)
+        if cancelled and isinstance(result, outcome.Error):
+            cancelled[0]()  # raises Cancelled: the failure is that of the interruption
+        return result.unwrap()
