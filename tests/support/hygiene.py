@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pytest
 
-MARK = "VFS_TEST_SESSION"
+MARK = "TEST_SESSION_MARK"  # not VFS_*: those are options, and unknown ones are refused
 GRACE_S = 10.0  # a daemon that was asked to end may still be at it when its test returns
 
 
