@@ -22,23 +22,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vfs.cache.config import CacheConfig
 from vfs.errors import ConfigError, NotFoundError, NotInThisVersionError
-from vfs.fuse.config import MountConfig
 from vfs.log import LogConfig, redact
 from vfs.options import (
+    Count,
     Duration,
+    Flag,
     Given,
     Section,
     build_section,
     is_list,
     nearest,
     normal_name,
+    parse_flag,
     split_options,
 )
 from vfs.stage.config import StageConfig
@@ -69,6 +71,45 @@ _SECRET_NAME = re.compile(r"passw|secret|access_key|token$|credential$|credentia
 _REMEDY = (
     "give credentials through the environment, profile= or credentials_file=, never as a value"
 )
+
+
+class MountConfig(Section):
+    """What the kernel is told when mounting. Here, since `fuse` stands above this module."""
+
+    allow_other: Flag = Field(
+        default=False,
+        description=(
+            "Let other users in; implies `default_permissions`. Who is not root needs"
+            " `user_allow_other` in /etc/fuse.conf."
+        ),
+    )
+    default_permissions: Flag = Field(
+        default=False, description="Let the kernel check modes and owners."
+    )
+    max_background: Count = Field(
+        128,
+        ge=1,
+        le=65_535,
+        description="Requests that the kernel keeps in flight in the background.",
+        examples=["128"],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imply_permissions(cls, given: dict[str, object]) -> dict[str, object]:
+        # A copy of what the caller gave; a value that is no switch is left for its own complaint.
+        try:
+            open_to_others = parse_flag(given.get("allow_other", False))
+        except ValueError:
+            return given
+        return {"default_permissions": True, **given} if open_to_others else given
+
+    @model_validator(mode="after")
+    def _check_permissions(self) -> Self:
+        if self.allow_other and not self.default_permissions:
+            # Without the kernel's check every user could read and write every file.
+            raise ValueError("option allow_other implies default_permissions; leave the latter out")
+        return self
 
 
 class DaemonConfig(Section):
@@ -194,11 +235,18 @@ def read_flags(options: Sequence[str]) -> dict[str, Given]:
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Read every `VFS_NAME` variable; an empty one is as good as none."""
+    """Read every `VFS_NAME` variable; an empty one is as good as none.
+
+    An unknown name is refused when it looks like a misspelt option. Others are let be: the prefix
+    is short, and what else is in the environment is not ours to judge.
+    """
     pairs = [
-        (name.removeprefix("VFS_").lower(), value)
+        (option, value)
         for name, value in sorted(environ.items())
-        if name.startswith("VFS_") and value
+        if value and name.startswith("VFS_") and (option := name.removeprefix("VFS_").lower())
+        if option in CONTRACT_OPTIONS
+        or _SECRET_NAME.search(option)
+        or nearest(option, CONTRACT_OPTIONS)
     ]
     return _collect(pairs, lambda name: f"environment VFS_{name.upper()}")
 

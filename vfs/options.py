@@ -235,7 +235,7 @@ def normal_name(name: str) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return `; did you mean X?` for a name that is close to a known one, else nothing."""
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 

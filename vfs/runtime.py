@@ -1,9 +1,9 @@
-"""The runtime directory: how a command finds the daemon of a mount point.
+"""What commands and daemons share: where they meet, and how a failure becomes an exit code.
 
 Each mount has a control socket and, beside it, one JSON file that says whose it is:
 
     ID.sock    UNIX stream socket that the daemon listens on
-    ID.json    {"version": 1, "mountpoint": ..., "url": ..., "pid": ..., "started": ...}
+    ID.json    {"version": 1, "mountpoint", "url", "pid", "started", "stage"}
 
 where ID is the first 16 hex digits of the SHA-256 of the mount point's real path. The JSON file
 outlives a daemon that was killed, which is how `vfs status` knows that a mount is dead.
@@ -19,9 +19,69 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from vfs.errors import ConfigError, MetadataError, VfsError
+from vfs.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    DeniedError,
+    ExistsError,
+    InvalidNameError,
+    MetadataError,
+    NotFoundError,
+    QuotaError,
+    ReadOnlyError,
+    RetainedError,
+    StaleError,
+    TransientError,
+    VfsError,
+)
 
 VERSION = 1
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_DENIED = 4
+EXIT_UNREACHABLE = 5
+EXIT_CORRUPT = 6
+EXIT_CONFLICT = 7
+EXIT_DIRTY = 8
+
+_EXITS: tuple[tuple[type[VfsError], int], ...] = (
+    (ConfigError, EXIT_USAGE),
+    (InvalidNameError, EXIT_USAGE),
+    (NotFoundError, EXIT_NOT_FOUND),
+    (DeniedError, EXIT_DENIED),
+    (AuthenticationError, EXIT_DENIED),
+    (RetainedError, EXIT_DENIED),
+    (ReadOnlyError, EXIT_DENIED),
+    (QuotaError, EXIT_DENIED),
+    (TransientError, EXIT_UNREACHABLE),
+    (CorruptError, EXIT_CORRUPT),
+    (MetadataError, EXIT_CORRUPT),
+    (ConflictError, EXIT_CONFLICT),
+    (StaleError, EXIT_CONFLICT),
+    (ExistsError, EXIT_CONFLICT),
+)
+
+
+class ExitError(VfsError):
+    """A failure whose exit code is known already: a daemon's answer, data that is still dirty."""
+
+    code = "EXIT"
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code(error: VfsError) -> int:
+    """Return the exit code of a failure: the one table for commands and the control socket."""
+    if isinstance(error, ExitError):
+        return error.exit_code
+    return next((code for kind, code in _EXITS if isinstance(error, kind)), EXIT_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +92,7 @@ class Record:
     url: str
     pid: int
     started: str  # RFC 3339, UTC
+    stage: str = ""  # directory of what was not uploaded yet; for the message when the daemon died
 
 
 def runtime_directory(environ: Mapping[str, str] | None = None, uid: int | None = None) -> Path:
@@ -39,7 +100,7 @@ def runtime_directory(environ: Mapping[str, str] | None = None, uid: int | None 
     environ = os.environ if environ is None else environ
     uid = os.getuid() if uid is None else uid
     if uid == 0:
-        return Path("/run/vfs")
+        return Path("/run/vfs")  # XDG_RUNTIME_DIR may still be that of the user who called sudo
     if base := environ.get("XDG_RUNTIME_DIR"):
         return Path(base, "vfs")
     return Path(tempfile.gettempdir(), f"vfs-{uid}")
@@ -104,7 +165,8 @@ def read_record(path: Path) -> Record:
         case {"version": int(version)} if version > VERSION:
             raise MetadataError(f"{path} was written by a newer vfs (version {version})")
         case {"version": int(), "mountpoint": str(mountpoint), "url": str(url), "pid": int(pid)}:
-            return Record(mountpoint, url, pid, str(fields.get("started", "")))
+            started, stage = str(fields.get("started", "")), str(fields.get("stage", ""))
+            return Record(mountpoint, url, pid, started, stage)
         case _:
             raise MetadataError(f"{path} is not a record of a mount")
 
