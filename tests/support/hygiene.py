@@ -12,7 +12,8 @@ is noticed while the fixture is set up, and must be gone at the end.
 
 Several sessions may run on one machine, so only what can be told to be ours counts: processes carry
 our mark in their environment (their children too, also after daemonising), mounts and devices lie
-in pytest's temporary directory.
+in pytest's temporary directory. A server that is meant to stay, for other sessions to share, is
+started with `MARK` taken out of its environment.
 """
 
 import contextlib
