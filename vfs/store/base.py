@@ -28,6 +28,10 @@ It settles a lost reply: an object that carries the id we sent is the one we wro
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
+def _no_metadata() -> Mapping[str, str]:
+    return NO_METADATA
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """One object as it was at one moment."""
@@ -45,7 +49,8 @@ class ObjectInfo:
     size: int
     version: Version
     mtime_ns: int
-    metadata: Mapping[str, str] = NO_METADATA  # lower-case names; filled by head, empty in listings
+    # Lower-case names; filled by head, empty in listings.
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
     version_id: str | None = None
     storage_class: str = ""
 
@@ -83,7 +88,8 @@ ABSENT = Condition(if_absent=True)
 class Properties:
     """What is stored with an object besides its bytes."""
 
-    metadata: Mapping[str, str] = NO_METADATA  # user metadata: lower-case ASCII names, text values
+    # User metadata: lower-case ASCII names, text values.
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
     content_type: str = "application/octet-stream"
 
     @property
