@@ -1,0 +1,6 @@
+"""`python -m vfs`."""
+
+from vfs.cli.main import main
+
+if __name__ == "__main__":
+    main()
