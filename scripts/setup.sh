@@ -52,9 +52,10 @@ find_python() {
 }
 
 missing_packages() {
-    local have
-    have=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^ii *//p')
-    comm -23 <(printf '%s\n' "$@" | sort -u) <(sort -u <<<"$have")
+    # dpkg-query fails when it has never heard of one of them, after it has answered for the others.
+    comm -23 <(printf '%s\n' "$@" | sort -u) \
+        <({ dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "$@" 2>/dev/null || true; } |
+            sed -n 's/^ii *//p' | sort -u)
 }
 
 apt_get() {
@@ -67,8 +68,11 @@ apt_get() {
         -o DPkg::Lock::Timeout=600 -o Acquire::Retries=2 "$@"
 }
 
-install_or_refresh() { # a stale package list names files that are gone from the mirror
-    apt_get install --no-install-recommends "$@" || { apt_get update; return 1; }
+install_or_refresh() {
+    apt_get install --no-install-recommends "$@" >.cache/apt.log 2>&1 && return
+    tail -n 20 .cache/apt.log >&2
+    apt_get update # a stale package list names files that are gone from the mirror
+    return 1
 }
 
 install_packages() {
