@@ -1,0 +1,51 @@
+"""Counters of one process, for `vfs status` and for whoever collects them.
+
+A sample has a name and labels, like those of Prometheus; a counter that only grows ends in
+`_total`. Everything is counted on the trio loop, so no lock is needed; a snapshot is a plain copy.
+
+    metrics = Metrics()
+    metrics.add("store_calls_total", operation="read", result="OK")
+    metrics.snapshot().total("store_calls_total", result="OK")   # 1
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Labels = tuple[tuple[str, str], ...]
+"""Names and values, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was counted up to one moment."""
+
+    samples: Mapping[tuple[str, Labels], float]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum over all samples of a name that carry these labels."""
+        wanted = set(labels.items())
+        return sum(
+            value
+            for (sample, found), value in self.samples.items()
+            if sample == name and wanted <= set(found)
+        )
+
+
+class Metrics:
+    """Named numbers with labels."""
+
+    def __init__(self) -> None:
+        self._samples: defaultdict[tuple[str, Labels], float] = defaultdict(float)
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Count on; a negative amount lowers a gauge."""
+        self._samples[name, _sorted(labels)] += amount
+
+    def snapshot(self) -> Snapshot:
+        """Return the values of this moment."""
+        return Snapshot(dict(self._samples))
+
+
+def _sorted(labels: Mapping[str, str]) -> Labels:
+    return tuple(sorted(labels.items()))
