@@ -59,6 +59,10 @@ class Patience:
             self._seen = measure
             self._moved_at = self._clock()
 
+    def allow(self, stall_s: float) -> None:
+        """Change how long nothing may move."""
+        self._stall_s = stall_s
+
     def left_s(self) -> float | None:
         """Return the seconds that are left, 0 when patience has run out."""
         limits = [] if self._deadline is None else [self._deadline]
@@ -78,25 +82,24 @@ def ask(
     """Ask the daemon behind a socket and return its answer.
 
     Errors: UnreachableError when nobody listens, or hangs up; TimeoutError when `patience` has run
-    out; ExitError for a failure that the daemon reports; MetadataError for an answer in no known form.
+    out; ExitError for a failure that the daemon reports; MetadataError for anything else it says.
     """
     patience = patience or Patience(total_s=ANSWER_S)
     request = {"version": VERSION, "verb": verb, **arguments}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_S)
         try:
-            connection.settimeout(ANSWER_S)
             connection.connect(str(path))
             connection.sendall(json.dumps(request).encode() + b"\n")
-            for line in _lines(connection, patience):
-                match _decode(line):
-                    case {"progress": dict(fields)}:
-                        progress(cast("Fields", fields))
-                    case answer:
-                        return _checked(answer)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise UnreachableError(f"no daemon answers at {path}: {error.strerror}") from error
+        except OSError as error:  # a timeout as well
+            reason = error.strerror or "timed out"
+            raise UnreachableError(f"no daemon answers at {path}: {reason}") from error
+        for line in _lines(connection, patience):
+            answer = _decode(line)
+            told = answer.get("progress")
+            if not isinstance(told, dict):
+                return _checked(answer)
+            progress(cast("Fields", told))
     raise UnreachableError(f"the daemon at {path} ended before it had answered")
 
 
@@ -107,7 +110,10 @@ def _lines(connection: socket.socket, patience: Patience) -> Iterator[bytes]:
         if left_s == 0:
             raise TimeoutError
         connection.settimeout(left_s)
-        received = connection.recv(1 << 16)
+        try:
+            received = connection.recv(1 << 16)
+        except ConnectionError:
+            return
         if not received:
             return
         *lines, pending = (pending + received).split(b"\n")

@@ -1,5 +1,6 @@
 """The kernel's table of mounts, and how a mount is undone."""
 
+import errno
 import os
 import re
 import shutil
@@ -43,6 +44,15 @@ def find_entry(mountpoint: Path) -> MountEntry | None:
     text = os.fsdecode(MOUNTINFO.read_bytes())
     at = [entry for entry in parse_mountinfo(text) if entry.mountpoint == mountpoint]
     return at[-1] if at else None
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Tell whether a mount's daemon is gone."""
+    try:
+        os.listdir(mountpoint)  # noqa: PTH208 - a stat may be answered from the kernel's memory
+    except OSError as error:
+        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
 
 
 def detach(mountpoint: Path, *, lazy: bool) -> None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -65,11 +65,11 @@ class BarMeter(Meter):
 
 
 @contextmanager
-def open_meter(label: str, *, stream: TextIO | None = None) -> Iterator[Meter]:
+def open_meter(label: str, *, stream: TextIO | None = None) -> Generator[Meter]:
     """Show progress under a label until the block ends."""
-    stream = stream or sys.stderr
-    if not stream.isatty():
-        yield LineMeter(label, stream)
+    target = sys.stderr if stream is None else stream
+    if not target.isatty():
+        yield LineMeter(label, target)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -78,7 +78,7 @@ def open_meter(label: str, *, stream: TextIO | None = None) -> Iterator[Meter]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+    with Progress(*columns, console=Console(file=target), transient=True) as progress:
         yield BarMeter(label, progress)
 
 
