@@ -139,6 +139,12 @@ def _checked(answer: dict[str, object]) -> Fields:
     raise ExitError(message, code if isinstance(code, int) else EXIT_FAILED)
 
 
+def number(fields: Fields, name: str) -> int:
+    """Return a whole number of an answer, 0 where it has none."""
+    value = fields.get(name)
+    return int(value) if isinstance(value, int | float) else 0
+
+
 def directories() -> list[Path]:
     """Return where daemons that this user may talk to have their sockets."""
     own = runtime_directory()

@@ -1,11 +1,11 @@
 """Waiting until a daemon has stored what was written, with progress."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from vfs.cli.client import Fields, Patience, ask
-from vfs.cli.progress import open_meter, show_bytes
+from vfs.cli.client import Fields, Patience, ask, number
+from vfs.cli.progress import open_meter
+from vfs.cli.text import show_bytes
 from vfs.runtime import EXIT_DIRTY, ExitError
 
 STOP_WAIT_S = 300.0
@@ -45,9 +45,3 @@ def drain(
                 f"{label}: {what} not stored in time; the upload goes on, vfs status shows it",
                 EXIT_DIRTY,
             ) from None
-
-
-def number(fields: Mapping[str, object], name: str) -> int:
-    """Return a whole number of an answer, 0 where it has none."""
-    value = fields.get(name)
-    return int(value) if isinstance(value, int | float) else 0

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from typing_extensions import override
 
+from vfs.cli.text import show_bytes
+
 LINE_PAUSE_S = 10.0
 """Between two plain lines: a day's upload stays readable in a log."""
 
@@ -80,13 +82,3 @@ def open_meter(label: str, *, stream: TextIO | None = None) -> Generator[Meter]:
     )
     with Progress(*columns, console=Console(file=target), transient=True) as progress:
         yield BarMeter(label, progress)
-
-
-def show_bytes(size: int) -> str:
-    """Return a size for people: three digits at least, never more than its value."""
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:  # noqa: PLR2004 - the step between the units
-            return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"

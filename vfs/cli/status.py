@@ -7,12 +7,12 @@ The daemons answer for themselves. One that cannot answer is shown too, with wha
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 
-from vfs.cli.client import Fields, all_mounts, ask
-from vfs.cli.drain import number
-from vfs.cli.progress import show_bytes
+from vfs.cli.client import Fields, all_mounts, ask, number
+from vfs.cli.text import show_bytes
 from vfs.cli.verb import Verb, as_json
 from vfs.errors import MetadataError, VfsError
 from vfs.runtime import EXIT_DIRTY, EXIT_FAILED, EXIT_NOT_FOUND, Record, is_alive, real_mountpoint
@@ -79,7 +79,7 @@ def _state(record: Record, control: Path) -> Fields:
     if not isinstance(told, dict):
         raise MetadataError(f"the daemon of {record.mountpoint} does not describe its mount")
     # Whatever an older daemon does not know yet is there all the same.
-    return {**blank(record, "ready", None), **told}
+    return {**blank(record, "ready", None), **cast("Fields", told)}
 
 
 def blank(record: Record, state: str, error: str | None) -> dict[str, object]:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import click
 
-from vfs.cli.client import ask, find_mount
-from vfs.cli.drain import drain, number
+from vfs.cli.client import ask, find_mount, number
+from vfs.cli.drain import drain
 from vfs.cli.mounts import FILESYSTEM_TYPE, MountEntry, detach, find_entry, is_dead
 from vfs.cli.verb import Verb
 from vfs.errors import ConfigError, NotFoundError, UnreachableError, VfsError
 from vfs.runtime import EXIT_DIRTY, ExitError, Record, is_alive, real_mountpoint, record_path
 
 END_S = 60.0
-"""A daemon without a mount and with nothing left to store ends at once, unless the machine swaps."""
+"""A daemon without a mount and with nothing left to store ends at once, on a machine at rest."""
 
 
 @click.command("umount", cls=Verb)
