@@ -5,7 +5,7 @@ for the rest, adjacent blocks in one request. A fetch belongs to nobody: its tas
 nursery that `open_fetcher` owns, so a reader that is cancelled costs the others nothing.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -13,6 +13,7 @@ import trio
 from vfs.cache.ram import BlockKey, Frame, RamCache
 from vfs.errors import VfsError
 from vfs.layout.base import FileVersion
+from vfs.spans import SpanSet
 from vfs.values import MIB, Span
 
 REQUEST_BYTES = 1 * MIB
@@ -166,13 +167,14 @@ class Fetcher:
                 fetch.error = VfsError("the read was cancelled", key=file.pin.key)
             fetch.done.set()
 
-    def hand_over(self, old: FileVersion, new: FileVersion, untouched: Iterable[Span]) -> None:
-        """Let cached blocks that a commit did not touch serve its new version."""
+    def hand_over(self, old: FileVersion, new: FileVersion, changed: SpanSet) -> None:
+        """Let the cached blocks of a version that a commit did not change serve the new version."""
         if old.identity == new.identity:
             return
-        for span in untouched:
-            for index in range(-(-span.start // self.block_bytes), span.stop // self.block_bytes):
-                self._cache.rename(BlockKey(old.identity, index), BlockKey(new.identity, index))
+        for number in self._cache.blocks_of(old.identity):
+            start = number * self.block_bytes
+            if not changed.touches(Span(start, start + self.block_bytes)):
+                self._cache.rename(BlockKey(old.identity, number), BlockKey(new.identity, number))
 
     def _blocks(self, span: Span) -> range:
         return range(span.start // self.block_bytes, -(-span.stop // self.block_bytes))

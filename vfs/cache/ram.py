@@ -8,7 +8,7 @@ next release.
 """
 
 import mmap
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from typing import NamedTuple
 
 import trio
@@ -49,6 +49,7 @@ class RamCache:
             for at in range(self.limit_bytes - block_bytes, -1, -block_bytes)
         ]
         self._cached: OrderedDict[BlockKey, Frame] = OrderedDict()
+        self._owned: defaultdict[str, set[int]] = defaultdict(set)  # cached blocks by owner
         self._waiting: deque[trio.Event] = deque()
 
     @property
@@ -82,7 +83,7 @@ class RamCache:
             return frame
         for key, frame in self._cached.items():
             if frame.holds == 0:
-                del self._cached[key]
+                self._uncache(key)
                 frame.key = None
                 frame.holds = 1
                 return frame
@@ -98,11 +99,23 @@ class RamCache:
 
     def keep(self, key: BlockKey, frame: Frame) -> None:
         """Cache a filled frame."""
-        old = self._cached.pop(key, None)
-        if old is not None:
-            self._forget(old)
+        self.drop(key)
         frame.key = key
         self._cached[key] = frame
+        self._owned[key.owner].add(key.number)
+
+    def blocks_of(self, owner: str) -> list[int]:
+        """Return the numbers of an owner's cached blocks."""
+        return list(self._owned.get(owner, ()))
+
+    def _uncache(self, key: BlockKey) -> Frame | None:
+        frame = self._cached.pop(key, None)
+        if frame is not None:
+            numbers = self._owned[key.owner]
+            numbers.discard(key.number)
+            if not numbers:
+                del self._owned[key.owner]
+        return frame
 
     def hold(self, frame: Frame) -> None:
         """Keep a frame's bytes in place across an await."""
@@ -126,12 +139,12 @@ class RamCache:
 
     def drop(self, key: BlockKey) -> None:
         """Forget one block."""
-        frame = self._cached.pop(key, None)
+        frame = self._uncache(key)
         if frame is not None:
             self._forget(frame)
 
     def rename(self, old: BlockKey, new: BlockKey) -> None:
         """Let a block count for another version that has the same bytes there."""
-        frame = self._cached.pop(old, None)
+        frame = self._uncache(old)
         if frame is not None:
             self.keep(new, frame)

@@ -32,6 +32,9 @@ class _State:
     def __init__(self) -> None:
         self.finished = trio.Event()  # set, and replaced, when a commit ends
         self.running = False
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()  # no commit is under way any more
+        self.wanted_now = trio.Event()  # ends the pause after a failure
         self.goal = 0  # changes that somebody wants stored
         self.error: VfsError | None = None  # of the last attempt
         self.unreported = False  # the error still has to fail one fsync or close
@@ -120,22 +123,34 @@ class Committer:
         self.note(content)
         state = self._states[content]
         state.goal = content.changes
+        state.wanted_now.set()
         if not state.running:
             state.running = True
+            state.ended = trio.Event()
             self._nursery.start_soon(self._run, content, state)
 
     async def _run(self, content: Content, state: _State) -> None:
         try:
-            while content.stored < state.goal and content.needs_commit:
-                async with self._commit_slots:
-                    await self._attempt(content, state)
-                if state.error is not None and content.lost is None:
-                    pause = min(RETRY_CAP_S, RETRY_FIRST_S * 2 ** min(state.attempts - 1, 10))
-                    with trio.move_on_after(pause):
-                        await trio.sleep_forever()
+            with state.scope:
+                await self._commit_until_stored(content, state)
         finally:
             state.running = False
-            self._settle(content, state)
+            state.ended.set()
+            self._signal(state)
+            if not content.needs_commit:
+                self._states.pop(content, None)
+                if content.handles == 0:
+                    content.release_stage()
+
+    async def _commit_until_stored(self, content: Content, state: _State) -> None:
+        while content.stored < state.goal and content.needs_commit:
+            async with self._commit_slots:
+                await self._attempt(content, state)
+            if state.error is not None and content.lost is None:
+                pause = min(RETRY_CAP_S, RETRY_FIRST_S * 2 ** min(state.attempts - 1, 10))
+                state.wanted_now = trio.Event()
+                with trio.move_on_after(pause):
+                    await state.wanted_now.wait()
 
     async def _attempt(self, content: Content, state: _State) -> None:
         try:
@@ -170,18 +185,25 @@ class Committer:
         state.finished.set()
         state.finished = trio.Event()
 
-    def _settle(self, content: Content, state: _State) -> None:
-        self._signal(state)
-        if not content.needs_commit:
-            self._states.pop(content, None)
-            if content.handles == 0:
-                content.release_stage()
+    async def cancel(self, content: Content) -> bool:
+        """End the commits of a discarded content; True when one was under way.
 
-    def forget(self, content: Content) -> None:
-        """Stop caring for a content whose file is gone."""
+        That one may have succeeded: the caller looks what the store holds.
+        """
         state = self._states.pop(content, None)
-        if state is not None:
-            self._signal(state)
+        if state is None or not state.running:
+            return False
+        state.scope.cancel()
+        await state.ended.wait()
+        return True
+
+    async def pause(self, content: Content) -> None:
+        """Wait until no commit of a content is under way, because its target will change."""
+        state = self._states.get(content)
+        if state is not None and state.running:
+            state.goal = content.stored
+            state.wanted_now.set()
+            await state.ended.wait()
 
     def send_ahead(self, content: Content, near: Span) -> None:
         """Send parts that a writer has just completed, while it goes on."""

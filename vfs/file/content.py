@@ -5,14 +5,15 @@ base version elsewhere; every write goes to the stage; `Committer` turns the sta
 next version. The content knows no names: its owner, a node of the tree, tells where it belongs.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import trio
 from typing_extensions import override
 
 from vfs.cache.fill import Fetcher
-from vfs.errors import StaleError, VfsError
+from vfs.errors import ConflictError, StaleError, VfsError
 from vfs.file.window import History, advance
 from vfs.layout.base import Content as CommitContent
 from vfs.layout.base import Draft, FileVersion, Layout, UploadLog
@@ -21,6 +22,8 @@ from vfs.stage.directory import Stage
 from vfs.stage.file import Frozen, LiveBody, StagedFile
 from vfs.store.base import Body, Part, Upload
 from vfs.values import MIB, Key, Span
+
+log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
@@ -56,6 +59,7 @@ class Content:
         self.base = base  # where clean bytes come from
         self.replaces = base  # what the target must hold when the next version is committed
         self.moved_from: FileVersion | None = None  # an old name, removed after the next commit
+        self.after_move: Callable[[], Awaitable[None]] | None = None  # called when it is removed
         self.staged: StagedFile | None = None
         self.lost: VfsError | None = None  # somebody else won: this content can never be stored
         self.discarded = False  # unlinked: must not be stored any more
@@ -237,9 +241,10 @@ class Content:
                 _Frozen(self, staged, frozen), self.owner.object_metadata()
             )
             # No await from here on: base, stage and tree change together.
-            if base is not None and base.pin.key == version.pin.key:
-                whole = Span(0, min(staged.base_size, frozen.size))
-                self._fetcher.hand_over(base, version, frozen.changed.missing(whole))
+            if base is not None:
+                end = min(base.size, frozen.base_size)
+                changed = frozen.changed.add(Span(end, max(end, base.size, frozen.size)))
+                self._fetcher.hand_over(base, version, changed)
             self.base = self.replaces = version
             if self._draft is draft:
                 self._draft = None
@@ -249,6 +254,24 @@ class Content:
             self.owner.committed(version)
         finally:
             staged.thaw(base_size=frozen.size if done else None)
+        await self._remove_old_name()
+
+    async def _remove_old_name(self) -> None:
+        """Finish a rename: what the old key held stands under the new one now."""
+        old, after = self.moved_from, self.after_move
+        if old is None or self.base is None or old.pin.key == self.base.pin.key:
+            return
+        self.moved_from = self.after_move = None
+        try:
+            await self.layout.remove(old)
+        except ConflictError:
+            log.warning(
+                "%r was written by somebody else while it was renamed to %r: both names stay",
+                old.pin.key,
+                self.base.pin.key,
+            )
+        if after is not None:
+            await after()
 
     async def localise(self, frozen: Frozen, staged: StagedFile, span: Span) -> None:
         """Fetch the clean bytes of a span that a part needs and the stage does not hold."""

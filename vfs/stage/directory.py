@@ -111,13 +111,11 @@ class Stage:
         except OSError as error:
             raise stage_error(error, path) from error
 
-    async def record(self, *records: dict[str, "str | int | None"]) -> None:
-        """Journal decisions about names; durable on return.
+    async def sync_names(self) -> None:
+        """Return when all records of the names' journal are durable.
 
-        Errors: FullError, VfsError when the disk fails.
+        Errors: FullError, VfsError when the disk fails; the records stay queued.
         """
-        for record in records:
-            self.names.append(record)
         try:
             await self.names.sync()
         except OSError as error:
@@ -141,8 +139,8 @@ def default_limit(path: Path) -> int:
     limit = min(free // 5, free - floor)
     if limit < SMALLEST_BYTES:
         raise FullError(
-            f"the disk of the stage directory {path} is full: {free // MIB} MiB free; free space or "
-            "choose another with stage_dir"
+            f"the disk of the stage directory {path} is full: {free // MIB} MiB free; free space "
+            "or choose another with stage_dir"
         )
     return limit
 

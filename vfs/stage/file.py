@@ -247,6 +247,7 @@ class Frozen:
 
     def __init__(self, file: StagedFile) -> None:
         self.size = file.size
+        self.base_size = file.base_size
         self.changed = file.dirty
         self.holes = file.holes
         self.at = file.changes

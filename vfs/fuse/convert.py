@@ -1,0 +1,89 @@
+"""Between the kernel's terms and ours: attributes, errors, setattr fields."""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pyfuse3
+import trio
+
+from vfs.errors import VfsError
+from vfs.tree.context import Caller
+from vfs.tree.metadata import AttributeChange
+from vfs.tree.node import Node
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 512
+"""Unit of st_blocks (stat(2))."""
+PREFERRED_IO_BYTES = 128 << 10
+
+
+@asynccontextmanager
+async def reply(operation: str) -> AsyncIterator[None]:
+    """Answer failures: a VfsError by its errno, anything unexpected by EIO and a traceback.
+
+    Whatever else left a handler would end pyfuse3's main loop, and with it the mount.
+    """
+    try:
+        yield
+    except VfsError as error:
+        if error.errno in (errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT):
+            log.warning("%s %r: %s", operation, error.key, error.message)
+        else:
+            log.debug("%s %r: %s", operation, error.key, error.message)
+        raise pyfuse3.FUSEError(error.errno) from error
+    except (pyfuse3.FUSEError, trio.Cancelled):
+        raise
+    except Exception as error:
+        log.exception("%s: unexpected error", operation)
+        raise pyfuse3.FUSEError(errno.EIO) from error
+
+
+def entry_attributes(node: Node, ttl_s: float) -> pyfuse3.EntryAttributes:
+    """Return what the kernel is told about a node."""
+    attributes = node.attributes
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(node.inode)
+    entry.generation = 0
+    entry.entry_timeout = ttl_s
+    entry.attr_timeout = ttl_s
+    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_nlink = 0 if node.detached else (2 if node.is_directory else 1)
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = attributes.rdev
+    entry.st_size = node.size
+    entry.st_blksize = PREFERRED_IO_BYTES
+    entry.st_blocks = -(-node.stored_bytes // BLOCK_BYTES)
+    entry.st_atime_ns = max(node.atime_ns, 0)
+    entry.st_mtime_ns = attributes.mtime_ns
+    entry.st_ctime_ns = attributes.ctime_ns
+    return entry
+
+
+def attribute_change(
+    fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes
+) -> AttributeChange:
+    """Return what a setattr request asks for."""
+    return AttributeChange(
+        mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        size=attr.st_size if fields.update_size else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def caller(context: pyfuse3.RequestContext) -> Caller:
+    """Return who makes a request."""
+    return Caller(context.uid, context.gid, context.umask)
+
+
+def access_mode(flags: int) -> int:
+    """Return the open flags that mean something here."""
+    return flags & (os.O_ACCMODE | os.O_TRUNC | os.O_EXCL | os.O_CREAT | os.O_APPEND)

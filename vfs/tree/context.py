@@ -1,0 +1,100 @@
+"""What the operations of the tree work on, put together once by the daemon."""
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vfs.cache.fill import Fetcher
+from vfs.clock import WallClock
+from vfs.errors import ReadOnlyError
+from vfs.file.committer import Committer
+from vfs.file.content import Content
+from vfs.layout.base import Entry, FileVersion, Layout
+from vfs.stage.directory import Stage
+from vfs.tree.attributes import Attributes, Defaults
+from vfs.tree.journal import Journal
+from vfs.tree.listing import Listings, directory_of
+from vfs.tree.node import Inodes, Node
+from vfs.tree.sidecars import Sidecars
+from vfs.values import Inode
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The collaborators of the tree's operations."""
+
+    layout: Layout
+    inodes: Inodes
+    listings: Listings
+    sidecars: Sidecars
+    journal: Journal
+    stage: Stage
+    committer: Committer
+    fetcher: Fetcher
+    defaults: Defaults
+    wall_ns: WallClock
+    read_only: bool
+    keep_xattrs: bool
+    statfs_bytes: int
+    drop_pages: Callable[[Inode], None]  # tell the kernel that an inode's content has changed
+
+    def check_writable(self) -> None:
+        """Refuse a change on a read-only mount. Errors: ReadOnlyError."""
+        if self.read_only:
+            raise ReadOnlyError("the mount is read-only")
+
+    def content(self, node: Node) -> Content:
+        """Return the shared content of a file, made when nobody has it open."""
+        if node.content is None:
+            node.content = Content(self.layout, self.fetcher, self.stage, node, node.file)
+            node.on_committed = self.committed
+        return node.content
+
+    def committed(self, node: Node, version: FileVersion) -> None:
+        """Publish a new version of a file: between two awaits, by its commit."""
+        node.attributes = replace(node.attributes, version=version.pin.version)
+        if node.detached or node.parent is None:
+            return
+        directory = directory_of(node.parent)
+        directory.note(node.name, node, pending=False)
+        directory.tombstones.pop(node.name, None)
+        if directory.entries is not None:
+            directory.entries[node.name] = Entry(node.name, version)
+        self.keep_attributes(node)
+
+    def keep_attributes(self, node: Node) -> None:
+        """Queue a name's attributes for the journal and the sidecar."""
+        if node.detached:
+            return
+        parent = node.parent or node  # the root's own are in its own sidecar
+        name = node.name if node.parent is not None else ""
+        self.journal.append(self.sidecars.change(parent.key, name, node.attributes))
+
+    def drop_attributes(self, parent: Node, name: str) -> None:
+        """Queue the removal of a name's attributes."""
+        if self.sidecars.of(parent.key).get(name) is not None:
+            self.journal.append(self.sidecars.change(parent.key, name, None))
+
+    def touch_directory(self, parent: Node) -> None:
+        """Note that a directory's names have changed; its times live in memory."""
+        now = self.wall_ns()
+        parent.attributes = replace(parent.attributes, mtime_ns=now, ctime_ns=now)
+
+    def new_attributes(self, parent: Node, mode: int, caller: Caller) -> Attributes:
+        """Return the attributes of a new name, with the group of a setgid directory."""
+        now = self.wall_ns()
+        gid = caller.gid
+        if parent.attributes.mode & stat.S_ISGID:
+            gid = parent.attributes.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return Attributes(mode, caller.uid, gid, now, now)

@@ -1,0 +1,199 @@
+"""Open files of the tree: open, read, write, flush, fsync, release, truncate."""
+
+import logging
+import os
+import stat
+from dataclasses import replace
+
+import trio
+
+from vfs.errors import (
+    BadHandleError,
+    InvalidError,
+    IsDirectoryError,
+    StaleError,
+    VfsError,
+)
+from vfs.file.content import Content
+from vfs.file.handles import Handle, HandleTable
+from vfs.tree.context import Caller, Context
+from vfs.tree.namespace import Namespace
+from vfs.tree.node import Node
+from vfs.values import HandleId, Span
+
+log = logging.getLogger(__name__)
+
+
+class Files:
+    """Operations on open files."""
+
+    def __init__(self, context: Context, namespace: Namespace) -> None:
+        self._context = context
+        self._namespace = namespace
+        self.handles: HandleTable[Handle[Node]] = HandleTable()
+
+    async def create(
+        self, parent: Node, name: str, mode: int, flags: int, caller: Caller
+    ) -> tuple[Node, HandleId]:
+        """Make a file and open it. Errors: ExistsError, those of names that cannot be made."""
+        if not flags & os.O_EXCL:
+            found = await self._context.listings.find(parent, name, max_age_s=0)
+            if found is not None:
+                # The kernel believed it missing; another host has made it meanwhile.
+                return found, await self.open(found, flags & ~os.O_CREAT)
+        node = await self._namespace.create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
+        return node, self._open(node, flags)
+
+    async def open(self, node: Node, flags: int) -> HandleId:
+        """Open a file. Errors: IsDirectoryError, ReadOnlyError, StaleError (look it up again)."""
+        if node.is_directory:
+            raise IsDirectoryError("is a directory", key=node.key)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if writes or flags & os.O_TRUNC:
+            self._context.check_writable()
+        await self._revalidate(node)
+        handle = self._open(node, flags)
+        if flags & os.O_TRUNC and node.size:
+            try:
+                await self.truncate(node, 0)
+            except VfsError:
+                self._close(handle)
+                raise
+        return handle
+
+    async def _revalidate(self, node: Node) -> None:
+        """Make sure that what is opened is what the name means now (close-to-open)."""
+        if node.detached or node.parent is None or node.content is not None:
+            return
+        found = await self._context.listings.find(node.parent, node.name)
+        if found is not node:
+            raise StaleError("another host has replaced the file", key=node.key)
+
+    def _open(self, node: Node, flags: int) -> HandleId:
+        access = flags & os.O_ACCMODE
+        handle = Handle(
+            node,
+            reads=access in (os.O_RDONLY, os.O_RDWR),
+            writes=access in (os.O_WRONLY, os.O_RDWR),
+        )
+        content = self._context.content(node)
+        content.handles += 1
+        content.writers += handle.writes
+        self._context.fetcher.readers += handle.reads
+        return self.handles.add(handle)
+
+    def keeps_pages(self, node: Node) -> bool:
+        """Tell whether the pages that the kernel holds of a file are still right; note that it
+        has.
+        """
+        content = self._context.content(node)
+        now = content.base.identity if content.base is not None else ""
+        kept = node.pages_of == now or content.needs_commit
+        node.pages_of = now
+        return kept
+
+    async def read(self, number: HandleId, offset: int, size: int) -> bytes | memoryview:
+        """Return bytes, fewer only at the end of the file.
+
+        Shape: a memoryview is valid until the caller's next await.
+        """
+        handle = self.handles.get(number)
+        content = self._context.content(handle.node)
+        data, history = await content.read(Span(offset, offset + size), handle.history)
+        if history is not None:
+            handle.history = history
+        return data
+
+    async def write(self, number: HandleId, offset: int, data: bytes) -> int:
+        """Write bytes and return how many. Errors: FullError, TooLargeError, StaleError."""
+        handle = self.handles.get(number)
+        if not handle.writes:
+            raise BadHandleError("the file is not open for writing", key=handle.node.key)
+        node = handle.node
+        content = self._context.content(node)
+        count = await content.write(offset, data)
+        self._written(node, content)
+        self._context.committer.send_ahead(content, Span(offset, offset + count))
+        return count
+
+    def _written(self, node: Node, content: Content) -> None:
+        now = self._context.wall_ns()
+        node.attributes = replace(node.attributes, mtime_ns=now, ctime_ns=now)
+        if not content.discarded:
+            self._context.committer.note(content)
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """Set a file's size. Errors: IsDirectoryError, TooLargeError, InvalidError."""
+        if node.is_directory:
+            raise IsDirectoryError("is a directory", key=node.key)
+        if node.attributes.kind != stat.S_IFREG:
+            raise InvalidError("not a regular file", key=node.key)
+        self._context.check_writable()
+        content = self._context.content(node)
+        if content.size != size:
+            await content.truncate(size)
+        self._written(node, content)
+
+    async def flush(self, number: HandleId) -> None:
+        """Store what the file holds, as every close of a descriptor asks."""
+        handle = self.handles.get(number)
+        if handle.writes:
+            await self.store(handle.node)
+
+    async def fsync(self, number: HandleId) -> None:
+        """Store what the file holds, whoever wrote it."""
+        await self.store(self.handles.get(number).node)
+
+    async def store(self, node: Node) -> None:
+        """Return when the store, or the journal, has everything of a file.
+
+        Errors: StaleError when another host won; any store error: then it stays staged.
+        """
+        content = node.content
+        if content is None or content.discarded:
+            return
+        await self._context.committer.store(content)
+        await self._context.journal.sync()
+
+    async def release(self, number: HandleId) -> None:
+        """Close the last descriptor of a handle. Never fails: what fails is logged and kept."""
+        handle = self.handles.pop(number)
+        node = handle.node
+        content = self._context.content(node)
+        self._context.fetcher.readers -= handle.reads
+        try:
+            if handle.writes and content.needs_commit:
+                # Written by mmap after the last flush; the answer to this reaches nobody.
+                await self.store(node)
+        except VfsError as error:
+            log.warning("close of %r: %s", node.key, error.message)
+        finally:
+            content.handles -= 1
+            content.writers -= handle.writes
+        await self._let_go(node, content)
+
+    async def _let_go(self, node: Node, content: Content) -> None:
+        if content.handles:
+            return
+        try:
+            await self._namespace.last_close(node)
+        except VfsError as error:
+            log.warning("removal of unlinked %r failed: %s", node.key, error.message)
+        if node.content is content:
+            self._namespace.let_go(node)
+        if content.discarded:
+            content.release_stage()
+
+    def _close(self, number: HandleId) -> None:
+        handle = self.handles.pop(number)
+        content = self._context.content(handle.node)
+        content.handles -= 1
+        content.writers -= handle.writes
+        self._context.fetcher.readers -= handle.reads
+        self._namespace.let_go(handle.node)
+
+    async def close_all(self) -> None:
+        """Release what the kernel has not, after an unmount by force."""
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for number in self.handles.numbers():
+                nursery.start_soon(self.release, number)

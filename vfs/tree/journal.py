@@ -1,0 +1,101 @@
+"""What was decided about names and is not in the store yet, kept across a crash.
+
+Three kinds of records: a changed attribute entry (until its sidecar is uploaded), a removal whose
+DELETE waits for the last close, and a rename between its first and last request. Each pending
+decision has an id; `done` ends it. When nothing is pending, or the log has grown past its limit, it
+is rewritten.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+from vfs.layout.base import FileVersion
+from vfs.stage.directory import Stage
+from vfs.stage.records import Value
+from vfs.store.base import ObjectVersion
+from vfs.tree.sidecars import Sidecars
+from vfs.values import MIB, Key, Version
+
+COMPACT_BYTES = 4 * MIB
+
+
+def file_record(file: FileVersion) -> dict[str, Value]:
+    """Return a file version as JSON values."""
+    return {
+        "key": file.pin.key,
+        "version": file.pin.version,
+        "version_id": file.pin.version_id,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+    }
+
+
+def file_of(record: Mapping[str, Value]) -> FileVersion:
+    """Return the file version of its JSON values."""
+    version_id = record.get("version_id")
+    size, mtime_ns = record["size"], record["mtime_ns"]
+    if not isinstance(size, int) or not isinstance(mtime_ns, int):
+        raise TypeError("size and mtime_ns are numbers")
+    pin = ObjectVersion(
+        Key(str(record["key"])),
+        Version(str(record["version"])),
+        None if version_id is None else str(version_id),
+    )
+    return FileVersion(pin, size, mtime_ns)
+
+
+class Journal:
+    """Pending decisions about names."""
+
+    def __init__(self, stage: Stage, sidecars: Sidecars) -> None:
+        self._stage = stage
+        self._sidecars = sidecars
+        self._pending: dict[int, dict[str, Value]] = {}
+        self._ids = itertools.count(1)
+
+    def replay(self, records: list[dict[str, Value]]) -> list[dict[str, Value]]:
+        """Take up what an earlier owner left and return its unfinished removals and renames."""
+        for record in records:
+            match record.get("op"):
+                case "attributes":
+                    self._sidecars.replay(record)
+                case "done":
+                    self._pending.pop(_number(record), None)
+                case _:
+                    self._pending[_number(record)] = record
+        self._ids = itertools.count(max(self._pending, default=0) + 1)
+        return list(self._pending.values())
+
+    async def begin(self, op: str, fields: Mapping[str, Value]) -> int:
+        """Journal a decision before it is carried out; durable on return."""
+        number = next(self._ids)
+        record: dict[str, Value] = {"op": op, "id": number, **fields}
+        self._pending[number] = record
+        self._stage.names.append(record)
+        await self._stage.sync_names()
+        return number
+
+    async def done(self, number: int) -> None:
+        """Note that a decision is carried out; lost in a crash, it is carried out once more."""
+        if self._pending.pop(number, None) is not None:
+            self._stage.names.append({"op": "done", "id": number})
+            await self.compact(COMPACT_BYTES)
+
+    def append(self, record: dict[str, Value] | None) -> None:
+        """Queue an attribute change for the next sync."""
+        if record is not None:
+            self._stage.names.append(record)
+
+    async def sync(self) -> None:
+        """Return when everything appended is durable."""
+        await self._stage.sync_names()
+
+    async def compact(self, limit: int) -> None:
+        """Rewrite the log when it has grown past a limit and most of it is history."""
+        if self._stage.names.size > limit:
+            await self._stage.names.rewrite([*self._pending.values(), *self._sidecars.records()])
+
+
+def _number(record: Mapping[str, Value]) -> int:
+    number = record.get("id")
+    return number if isinstance(number, int) else 0

@@ -1,0 +1,164 @@
+"""What a name is now: own changes first, then a fresh listing, then a question to the store.
+
+The first look-up in a directory lists it: one request answers that look-up and all others for
+`metadata_ttl`, and brings the versions of the attribute sidecars along. A directory with more than
+a page of names is asked name by name, unless it has just been listed whole for `ls`.
+"""
+
+import logging
+
+import trio
+
+from vfs import names
+from vfs.errors import WrongKindError
+from vfs.layout.base import DirectoryPage, Entry, FileVersion, Layout
+from vfs.store.base import ObjectInfo
+from vfs.tree.attributes import Attributes, Defaults, effective
+from vfs.tree.node import Directory, Inodes, Node
+from vfs.tree.sidecars import Sidecars
+
+log = logging.getLogger(__name__)
+
+KEPT_ENTRIES = 20_000
+"""Largest listing that is kept: some 10 MB. A larger directory is streamed."""
+
+
+class Listings:
+    """Names of directories, as the store and this mount's own changes make them."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        inodes: Inodes,
+        sidecars: Sidecars,
+        defaults: Defaults,
+        *,
+        ttl_s: float,
+        negative_ttl_s: float,
+    ) -> None:
+        self._layout = layout
+        self._inodes = inodes
+        self._sidecars = sidecars
+        self._defaults = defaults
+        self.ttl_s = ttl_s
+        self.negative_ttl_s = negative_ttl_s
+
+    def own(self, parent: Node, name: str) -> tuple[bool, Node | None]:
+        """Return whether our own change decides a name, and the node that it gives it."""
+        directory = directory_of(parent)
+        change = directory.changes.get(name)
+        if change is None:
+            return False, None
+        if not change.pending and trio.current_time() - change.at_s >= self.ttl_s:
+            del directory.changes[name]
+            return False, None
+        return True, change.node
+
+    async def find(self, parent: Node, name: str, *, max_age_s: float | None = None) -> Node | None:
+        """Return the node of a name, made or brought up to date; None when there is no such name.
+
+        `max_age_s` bounds how old the answer may be; the default is `metadata_ttl`.
+        """
+        decided, node = self.own(parent, name)
+        if decided:
+            return node
+        age = self.ttl_s if max_age_s is None else max_age_s
+        entry = await self._entry(parent, name, age)
+        decided, node = self.own(parent, name)  # changed while we asked?
+        if decided:
+            return node
+        if entry is None:
+            gone = directory_of(parent).children.get(name)
+            if gone is not None:
+                gone.detach()
+            return None
+        return self.reconcile(parent, entry)
+
+    async def _entry(self, parent: Node, name: str, age_s: float) -> Entry | None:
+        directory = directory_of(parent)
+        if not directory.large:
+            await self.load(parent, age_s, whole=False)
+        if directory.entries is not None and trio.current_time() - directory.listed_s <= age_s:
+            return directory.entries.get(name)
+        await self._sidecars.refresh(parent.key, age_s)
+        return await self._layout.find(names.child(parent.key, name))
+
+    async def load(self, parent: Node, age_s: float, *, whole: bool) -> None:
+        """List a directory unless the last listing is young enough.
+
+        Without `whole` only the first page; a directory that has more is marked as large.
+        """
+        directory = directory_of(parent)
+        async with directory.lock:
+            fresh = trio.current_time() - directory.listed_s <= age_s
+            if fresh and directory.entries is not None:
+                return
+            began = trio.current_time()
+            entries: dict[str, Entry] = {}
+            sidecars: list[ObjectInfo] = []
+            hidden = 0
+            page = await self._layout.list(parent.key)
+            while True:
+                hidden += page.hidden
+                self._take(page, entries, sidecars)
+                if page.cursor is None or not whole or len(entries) > KEPT_ENTRIES:
+                    break
+                page = await self._layout.list(parent.key, page.cursor)
+            directory.large = page.cursor is not None or len(entries) > KEPT_ENTRIES // 20
+            if page.cursor is None:
+                await self._sidecars.adopt(parent.key, sidecars, began)
+                directory.entries, directory.listed_s = entries, began
+                self._report_hidden(parent, directory, hidden)
+            else:
+                directory.entries = None
+
+    @staticmethod
+    def _take(page: DirectoryPage, entries: dict[str, Entry], sidecars: list[ObjectInfo]) -> None:
+        for entry in page.entries:
+            if entry.is_directory or entry.name not in entries:
+                entries[entry.name] = entry  # a directory shadows a file of the same name
+        sidecars += page.sidecars
+
+    @staticmethod
+    def _report_hidden(parent: Node, directory: Directory, hidden: int) -> None:
+        if hidden and hidden != directory.hidden:
+            log.info("%r: %d keys cannot be file names and are hidden", parent.key, hidden)
+        directory.hidden = hidden
+
+    def reconcile(self, parent: Node, entry: Entry) -> Node:
+        """Return the node of what the store shows, keeping the inode while it is the same file."""
+        sidecar = self._sidecars.of(parent.key)
+        attributes = effective(sidecar.get(entry.name), entry.file, self._defaults)
+        node = directory_of(parent).children.get(entry.name)
+        if node is not None and (node.is_directory == entry.is_directory):
+            if self._same(node, entry.file):
+                node.attributes = self._newest(node, attributes)
+                return node
+            if not (node.content is not None and node.content.handles):
+                # Replaced by another host and open nowhere: the same inode shows the new content.
+                node.file = entry.file
+                node.content = None
+                node.attributes = attributes
+                return node
+        return self._inodes.add(parent, entry.name, attributes, entry.file)
+
+    @staticmethod
+    def _same(node: Node, file: FileVersion | None) -> bool:
+        if node.file is None or file is None:
+            return node.is_directory
+        return node.file.pin.version == file.pin.version
+
+    @staticmethod
+    def _newest(node: Node, attributes: Attributes) -> Attributes:
+        if node.content is not None and node.content.needs_commit:
+            return node.attributes
+        if node.is_directory and attributes.ctime_ns < node.attributes.ctime_ns:
+            return node.attributes  # times of our own changes in it are nowhere in the store
+        return attributes
+
+
+def directory_of(node: Node) -> Directory:
+    """Return what is known of a directory's names. Errors: WrongKindError."""
+    if node.directory is None:
+        raise WrongKindError("not a directory", key=node.key)
+    return node.directory

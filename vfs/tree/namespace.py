@@ -1,0 +1,282 @@
+"""Names: look up, create, remove.
+
+Every change is visible to this mount at once, through the parent's `changes`, and durable when the
+call returns or, for files, at the first flush. Removing a file that is open hides the name at once;
+its object goes with the last handle, and only if nobody has replaced it by then.
+"""
+
+import logging
+import stat
+from dataclasses import replace
+
+from vfs import names
+from vfs.errors import (
+    ConflictError,
+    ExistsError,
+    InvalidError,
+    IsDirectoryError,
+    NameTooLongError,
+    NotEmptyError,
+    NotFoundError,
+    NotPermittedError,
+    VfsError,
+    WrongKindError,
+)
+from vfs.layout.base import Entry, FileVersion
+from vfs.tree.context import Caller, Context
+from vfs.tree.journal import file_record
+from vfs.tree.listing import directory_of
+from vfs.tree.node import Node
+
+log = logging.getLogger(__name__)
+
+SYMLINK_MAX_BYTES = 4095
+"""PATH_MAX less its NUL: the kernel refuses longer targets."""
+
+
+class Namespace:
+    """Operations on names."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._graves: dict[str, int] = {}  # identity of an unlinked open file -> journal id
+
+    async def lookup(self, parent: Node, name: str) -> Node:
+        """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
+        if names.is_reserved(name) or not names.is_name(name):
+            if len(names.encode(name)) > names.NAME_MAX_BYTES:
+                names.check_new(name)
+            raise NotFoundError("no such name", key=parent.key)
+        node = await self._context.listings.find(parent, name)
+        if node is None:
+            raise NotFoundError("no such name", key=names.child(parent.key, name))
+        return node
+
+    async def _must_be_free(self, parent: Node, name: str) -> None:
+        """Prepare to make a name. Errors: ExistsError, and those of names that cannot be made."""
+        context = self._context
+        context.check_writable()
+        names.check_new(name)
+        context.layout.check_key(names.child(parent.key, name))
+        if parent.detached:
+            raise NotFoundError("the directory is gone", key=parent.key)
+        # Asked anew: a negative answer from memory must not overwrite what another host has made.
+        if await context.listings.find(parent, name, max_age_s=0) is not None:
+            raise ExistsError("the name exists", key=names.child(parent.key, name))
+
+    def _born(self, parent: Node, name: str, node: Node, *, pending: bool) -> None:
+        """Make a new name visible."""
+        directory = directory_of(parent)
+        directory.note(name, node, pending=pending)
+        if directory.entries is not None and not pending:
+            directory.entries[name] = Entry(name, node.file)
+        self._context.touch_directory(parent)
+
+    async def create(self, parent: Node, name: str, mode: int, caller: Caller) -> Node:
+        """Make an empty file; it becomes an object at its first flush. Errors: ExistsError."""
+        await self._must_be_free(parent, name)
+        return self._new_file(parent, name, mode, caller)
+
+    def _new_file(self, parent: Node, name: str, mode: int, caller: Caller) -> Node:
+        context = self._context
+        attributes = context.new_attributes(parent, mode, caller)
+        node = context.inodes.add(parent, name, attributes, None)
+        content = context.content(node)
+        # An object of an unlinked file may still be there, waiting for its last close.
+        content.replaces = directory_of(parent).tombstones.get(name)
+        content.changed()
+        context.committer.note(content)
+        self._born(parent, name, node, pending=True)
+        return node
+
+    async def make_node(
+        self, parent: Node, name: str, mode: int, rdev: int, caller: Caller
+    ) -> Node:
+        """Make a file, FIFO, socket or device by mknod; stored at once."""
+        await self._must_be_free(parent, name)
+        node = self._new_file(parent, name, mode, caller)
+        node.attributes = replace(node.attributes, rdev=rdev)
+        await self._store_new(parent, name, node)
+        return node
+
+    async def symlink(self, parent: Node, name: str, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link; the target is also its object's content."""
+        if len(target) > SYMLINK_MAX_BYTES:
+            raise NameTooLongError("the target of a symbolic link is 4095 bytes at most")
+        await self._must_be_free(parent, name)
+        node = self._new_file(parent, name, stat.S_IFLNK | 0o777, caller)
+        await self._context.content(node).write(0, target)
+        node.attributes = replace(node.attributes, target=names.decode(target))
+        await self._store_new(parent, name, node)
+        return node
+
+    async def _store_new(self, parent: Node, name: str, node: Node) -> None:
+        context = self._context
+        content = context.content(node)
+        try:
+            await context.committer.store(content)
+            await context.journal.sync()
+        except VfsError:
+            content.discarded = True
+            await context.committer.cancel(content)
+            directory_of(parent).changes.pop(name, None)
+            node.detach()
+            raise
+        finally:
+            self.let_go(node)
+
+    def let_go(self, node: Node) -> None:
+        """Drop the content of a file that nobody has open when the store has it all."""
+        content = node.content
+        if content is not None and content.handles == 0 and not content.needs_commit:
+            content.release_stage()
+            node.content = None
+            self._context.inodes.reap(node)
+
+    async def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Node:
+        """Make a directory."""
+        context = self._context
+        await self._must_be_free(parent, name)
+        await context.layout.make_directory(names.child(parent.key, name))
+        attributes = context.new_attributes(parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+        node = context.inodes.add(parent, name, attributes, None)
+        directory = directory_of(node)
+        directory.has_marker = True
+        self._born(parent, name, node, pending=False)
+        context.keep_attributes(node)
+        await context.journal.sync()
+        return node
+
+    async def rmdir(self, parent: Node, name: str) -> None:
+        """Remove an empty directory. Errors: NotEmptyError, WrongKindError, NotFoundError."""
+        context = self._context
+        context.check_writable()
+        node = await self.lookup(parent, name)
+        if not node.is_directory:
+            raise WrongKindError("not a directory", key=node.key)
+        await self.check_empty(node)
+        await self.remove_directory(node)
+        context.drop_attributes(parent, name)
+        directory_of(parent).note(name, None, pending=False)
+        node.detach()
+        context.touch_directory(parent)
+        await context.journal.sync()
+
+    async def check_empty(self, node: Node) -> None:
+        """Refuse a directory that has names. Errors: NotEmptyError."""
+        directory = directory_of(node)
+        if any(change.node is not None for change in directory.changes.values()):
+            for name in list(directory.changes):
+                decided, child = self._context.listings.own(node, name)
+                if decided and child is not None:
+                    raise NotEmptyError("the directory is not empty", key=node.key)
+        await self._context.listings.load(node, 0, whole=False)
+        removed = {name for name, change in directory.changes.items() if change.node is None}
+        if directory.entries is None or set(directory.entries) - removed or directory.hidden:
+            raise NotEmptyError("the directory is not empty", key=node.key)
+
+    async def remove_directory(self, node: Node) -> None:
+        """Remove what a directory has in the store: its sidecars, then its marker."""
+        await self._context.sidecars.remove_all(node.key)
+        await self._context.layout.remove_directory(node.key)
+
+    async def unlink(self, parent: Node, name: str) -> None:
+        """Remove a file's name. Errors: IsDirectoryError, NotFoundError."""
+        context = self._context
+        context.check_writable()
+        node = await self.lookup(parent, name)
+        if node.is_directory:
+            raise IsDirectoryError("is a directory", key=node.key)
+        await self.keep_directory(parent)
+        buried = await self._remove_content(parent, name, node)
+        directory = directory_of(parent)
+        directory.note(name, None, pending=buried)
+        if directory.entries is not None:
+            directory.entries.pop(name, None)
+        node.detach()
+        node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())
+        context.drop_attributes(parent, name)
+        context.touch_directory(parent)
+        await context.journal.sync()
+        self.let_go(node)
+
+    async def _remove_content(self, parent: Node, name: str, node: Node) -> bool:
+        """Remove a file's object, or bury it when the file is open; True when it was buried."""
+        context = self._context
+        content, file = node.content, node.file
+        try:
+            if content is not None:
+                content.discarded = True
+                if await context.committer.cancel(content):
+                    # The commit may have succeeded without our hearing of it.
+                    entry = await context.layout.find(node.key)
+                    file = entry.file if entry is not None else None
+                await content.retarget()
+            if file is None:
+                return False
+            if content is not None and content.handles:
+                await self.bury(parent, name, file)
+                return True
+            await self._remove(file)
+        except VfsError:
+            if content is not None:
+                content.discarded = False
+            raise
+        return False
+
+    async def _remove(self, file: FileVersion) -> None:
+        """Remove what a user has asked to remove, whichever version is there by now."""
+        try:
+            await self._context.layout.remove(file)
+        except ConflictError:
+            entry = await self._context.layout.find(file.pin.key)
+            if entry is not None and entry.file is not None:
+                await self._context.layout.remove(entry.file)
+
+    async def bury(self, parent: Node, name: str, file: FileVersion) -> None:
+        """Journal that an open file's object goes with its last handle."""
+        number = await self._context.journal.begin("unlink", {"file": file_record(file)})
+        directory_of(parent).tombstones[name] = file
+        self._graves[file.identity] = number
+
+    async def last_close(self, node: Node) -> None:
+        """Remove the object of an unlinked file, now that nobody has it open."""
+        file = node.file
+        if not node.detached or file is None:
+            return
+        number = self._graves.pop(file.identity, None)
+        if number is None:
+            return
+        await self.remove_buried(file, number)
+        if node.parent is not None and node.parent.directory is not None:
+            directory = node.parent.directory
+            directory.tombstones.pop(node.name, None)
+            change = directory.changes.get(node.name)
+            if change is not None and change.node is None:
+                directory.note(node.name, None, pending=False)
+
+    async def remove_buried(self, file: FileVersion, number: int) -> None:
+        """Carry a journalled removal out, if the object is still the one that was unlinked."""
+        try:
+            await self._context.layout.remove(file)
+        except ConflictError:
+            log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
+        await self._context.journal.done(number)
+
+    async def keep_directory(self, parent: Node) -> None:
+        """Make sure that a directory stays when its last child goes."""
+        directory = directory_of(parent)
+        if parent.parent is None or directory.has_marker:
+            return
+        await self._context.layout.make_directory(parent.key)
+        directory.has_marker = True
+
+    def link(self) -> None:
+        """Refuse hard links. Errors: NotPermittedError."""
+        raise NotPermittedError("hard links are not possible on object stores")
+
+    async def readlink(self, node: Node) -> bytes:
+        """Return a symlink's target. Errors: InvalidError."""
+        if node.attributes.target is None:
+            raise InvalidError("not a symbolic link", key=node.key)
+        return names.encode(node.attributes.target)

@@ -1,0 +1,137 @@
+"""Reading directories: a stream of names at positions that stay put while the directory changes.
+
+A listing that fits in memory is taken whole, so a name that is both a file and a directory shows
+once. A larger one streams page by page; positions count names from the beginning, and going back
+restarts it.
+"""
+
+from collections.abc import AsyncIterator
+
+import trio
+
+from vfs.file.handles import HandleTable
+from vfs.layout.base import Entry
+from vfs.tree.context import Context
+from vfs.tree.listing import directory_of
+from vfs.tree.node import Node
+from vfs.values import HandleId
+
+
+class DirectoryStream:
+    """One open directory."""
+
+    def __init__(self, context: Context, node: Node) -> None:
+        self._context = context
+        self.node = node
+        self._items: list[Entry | Node] = []
+        self._first = 0  # position of the first item
+        self._pages: AsyncIterator[list[Entry | Node]] | None = None
+        self._ended = False
+        self._lock = trio.Lock()
+
+    async def at(self, position: int) -> Node | None:
+        """Return the node at a position; None past the end."""
+        async with self._lock:
+            if position < self._first or self._pages is None:
+                self._restart()
+            while position >= self._first + len(self._items) and not self._ended:
+                await self._next_page()
+            index = position - self._first
+            if index >= len(self._items):
+                return None
+            item = self._items[index]
+        if isinstance(item, Node):
+            return item
+        return self._context.listings.reconcile(self.node, item)
+
+    def _restart(self) -> None:
+        self._items, self._first, self._ended = [], 0, False
+        self._pages = self._stream()
+
+    async def _next_page(self) -> None:
+        if self._pages is None:
+            return
+        try:
+            page = await anext(self._pages)
+        except StopAsyncIteration:
+            self._ended = True
+            return
+        self._first += len(self._items)
+        self._items = page
+
+    async def _stream(self) -> AsyncIterator[list[Entry | Node]]:
+        context, node = self._context, self.node
+        directory = directory_of(node)
+        if node.detached:
+            return
+        await context.listings.load(node, context.listings.ttl_s, whole=True)
+        if directory.entries is not None:
+            yield self._with_own(list(directory.entries.values()))
+            return
+        await context.sidecars.refresh(node.key, context.listings.ttl_s)
+        cursor: str | None = None
+        seen_own: set[str] = set()
+        while True:
+            page = await context.layout.list(node.key, cursor)
+            shown, names = self._overlay(list(page.entries))
+            seen_own |= names
+            yield shown
+            cursor = page.cursor
+            if cursor is None:
+                break
+        yield self._rest(seen_own)
+
+    def _with_own(self, entries: list[Entry]) -> list[Entry | Node]:
+        shown, seen = self._overlay(entries)
+        return shown + self._rest(seen)
+
+    def _overlay(self, entries: list[Entry]) -> tuple[list[Entry | Node], set[str]]:
+        """Replace what our own changes decide; return also the names that they decided."""
+        shown: list[Entry | Node] = []
+        names: set[str] = set()
+        for entry in entries:
+            decided, own = self._context.listings.own(self.node, entry.name)
+            if not decided:
+                shown.append(entry)
+            else:
+                names.add(entry.name)
+                if own is not None:
+                    shown.append(own)
+        return shown, names
+
+    def _rest(self, seen: set[str]) -> list[Entry | Node]:
+        """Return our own new names that the listing did not show."""
+        out: list[Entry | Node] = []
+        for name in list(directory_of(self.node).changes):
+            decided, own = self._context.listings.own(self.node, name)
+            if decided and own is not None and name not in seen:
+                out.append(own)
+        return out
+
+
+class Reading:
+    """Open directories."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._streams: HandleTable[DirectoryStream] = HandleTable()
+
+    async def open(self, node: Node) -> HandleId:
+        """Open a directory. Errors: WrongKindError."""
+        directory_of(node)
+        return self._streams.add(DirectoryStream(self._context, node))
+
+    async def sync(self, number: HandleId) -> None:
+        """Store the attributes of a directory's names."""
+        context = self._context
+        stream = self._streams.get(number)
+        await context.journal.sync()
+        await context.sidecars.upload(stream.node.key)
+
+    def stream(self, number: HandleId) -> DirectoryStream:
+        """Return an open directory."""
+        return self._streams.get(number)
+
+    def close(self, number: HandleId) -> None:
+        """Close a directory."""
+        self._streams.pop(number)

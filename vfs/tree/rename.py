@@ -1,0 +1,326 @@
+"""Rename: at every moment a file is under at least one of its two names.
+
+One atomic request where the store has it. Elsewhere a small clean file is copied, verified and
+removed under conditions, with the intent journalled first. A large or dirty one is answered at
+once: its content keeps reading from the old key and commits to the new one, and the old key is
+removed after that. A directory is a journalled sequence of those.
+"""
+
+from dataclasses import replace
+
+import trio
+
+from vfs import names
+from vfs.errors import (
+    BusyError,
+    ExistsError,
+    InvalidError,
+    IsDirectoryError,
+    NotFoundError,
+    WrongKindError,
+)
+from vfs.layout.base import Entry, FileVersion
+from vfs.spans import EMPTY
+from vfs.tree.context import Context
+from vfs.tree.journal import file_record
+from vfs.tree.listing import directory_of
+from vfs.tree.namespace import Namespace
+from vfs.tree.node import Node
+from vfs.values import GIB, Key
+
+NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
+COPIED_AT_ONCE_BYTES = 1 * GIB
+"""Up to here a rename waits for its copy; the kernel locks both directories meanwhile."""
+MOVES_AT_ONCE = 16
+
+
+class Rename:
+    """The rename operation."""
+
+    def __init__(self, context: Context, namespace: Namespace) -> None:
+        self._context = context
+        self._namespace = namespace
+
+    async def rename(
+        self, parent: Node, name: str, target_parent: Node, target_name: str, flags: int
+    ) -> None:
+        """Rename a file or a directory, replacing a file or an empty directory.
+
+        Errors: ExistsError with NOREPLACE; InvalidError for other flags and for a directory into
+        itself; IsDirectoryError, WrongKindError, NotEmptyError; NotFoundError.
+        """
+        context = self._context
+        context.check_writable()
+        if flags & ~NOREPLACE:
+            raise InvalidError("only RENAME_NOREPLACE is possible")
+        names.check_new(target_name)
+        context.layout.check_key(names.child(target_parent.key, target_name))
+        node = await self._namespace.lookup(parent, name)
+        target = await context.listings.find(target_parent, target_name, max_age_s=0)
+        if target is node:
+            return
+        if target is not None and flags & NOREPLACE:
+            raise ExistsError("the new name exists", key=target.key)
+        self._check_kinds(node, target, target_parent)
+        if node.is_directory:
+            await self._rename_directory(node, target_parent, target_name, target)
+        else:
+            await self._rename_file(node, target_parent, target_name, target)
+        context.touch_directory(parent)
+        context.touch_directory(target_parent)
+        await context.journal.sync()
+
+    @staticmethod
+    def _check_kinds(node: Node, target: Node | None, target_parent: Node) -> None:
+        if target_parent.detached:
+            raise NotFoundError("the target directory is gone", key=target_parent.key)
+        if target is not None and node.is_directory and not target.is_directory:
+            raise WrongKindError("not a directory", key=target.key)
+        if target is not None and target.is_directory and not node.is_directory:
+            raise IsDirectoryError("is a directory", key=target.key)
+        above: Node | None = target_parent
+        while above is not None:
+            if above is node:
+                raise InvalidError("a directory cannot be moved into itself", key=node.key)
+            above = above.parent
+
+    # Files
+
+    async def _rename_file(self, node: Node, parent: Node, name: str, target: Node | None) -> None:
+        context = self._context
+        if node.parent is None:
+            raise BusyError("the root has no name")
+        await self._namespace.keep_directory(node.parent)
+        tombstone = directory_of(parent).tombstones.get(name)
+        replaces = target.file if target is not None else tombstone
+        await self._give_up(target)
+        source = node.file
+        dirty = node.content is not None and node.content.needs_commit
+        if source is None or dirty or not self._quick(source):
+            await self._move_later(node, parent, name, replaces)
+            return
+        number = await self._begin(source, names.child(parent.key, name))
+        moved = await context.layout.move(source, names.child(parent.key, name), replaces=replaces)
+        # No await from here on: the tree changes as a whole.
+        old_parent, old_name = node.parent, node.name
+        self._hang(node, parent, name, moved)
+        self._forget_old(old_parent, old_name, pending=False)
+        context.keep_attributes(node)
+        await context.journal.done(number)
+
+    def _quick(self, file: FileVersion) -> bool:
+        return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
+
+    async def _begin(self, source: FileVersion, target: Key) -> int:
+        return await self._context.journal.begin(
+            "move", {"file": file_record(source), "target": target}
+        )
+
+    async def _give_up(self, target: Node | None) -> None:
+        """Let what is replaced go: its unsaved changes, and its name."""
+        if target is None or target.content is None:
+            return
+        content = target.content
+        content.discarded = True
+        if await self._context.committer.cancel(content):
+            entry = await self._context.layout.find(target.key)
+            target.file = entry.file if entry is not None else None
+        await content.retarget()
+
+    def _hang(self, node: Node, parent: Node, name: str, file: FileVersion | None) -> None:
+        """Give a node its new place and, when it is stored there, its new version."""
+        context = self._context
+        context.inodes.move(node, parent, name)
+        node.file = file
+        directory = directory_of(parent)
+        directory.note(name, node, pending=file is None)
+        directory.tombstones.pop(name, None)
+        if directory.entries is not None and file is not None:
+            directory.entries[name] = Entry(name, file)
+        now = context.wall_ns()
+        version = file.pin.version if file is not None else node.attributes.version
+        node.attributes = replace(node.attributes, ctime_ns=now, version=version)
+        content = node.content
+        if content is not None and file is not None:
+            if content.base is not None:
+                context.fetcher.hand_over(content.base, file, EMPTY)
+            content.base = content.replaces = file
+
+    def _forget_old(self, parent: Node, name: str, *, pending: bool) -> None:
+        directory = directory_of(parent)
+        directory.note(name, None, pending=pending)
+        if directory.entries is not None:
+            directory.entries.pop(name, None)
+        self._context.drop_attributes(parent, name)
+
+    async def _move_later(
+        self, node: Node, parent: Node, name: str, replaces: FileVersion | None
+    ) -> None:
+        """Answer at once: the content commits to the new key, then the old key is removed."""
+        context = self._context
+        content = context.content(node)
+        await context.committer.pause(content)
+        source = node.file
+        number: int | None = None
+        if source is not None and content.moved_from is None:
+            number = await self._begin(source, names.child(parent.key, name))
+        await content.retarget()
+        old_parent, old_name = node.parent, node.name
+        # No await from here on: the tree changes as a whole.
+        if source is not None and content.moved_from is None:
+            content.moved_from = source
+            content.after_move = lambda: self._moved(number, old_parent, old_name)
+        content.replaces = replaces
+        content.changed()
+        self._hang(node, parent, name, None)
+        node.file = source
+        if old_parent is not None:
+            self._forget_old(old_parent, old_name, pending=source is not None)
+        context.committer.start(content)
+
+    async def _moved(self, number: int | None, parent: Node | None, name: str) -> None:
+        """Note that a file stands under its new key and the old key is gone."""
+        if number is not None:
+            await self._context.journal.done(number)
+        if parent is not None and parent.directory is not None:
+            change = parent.directory.changes.get(name)
+            if change is not None and change.node is None:
+                parent.directory.note(name, None, pending=False)
+
+    # Directories
+
+    async def _rename_directory(
+        self, node: Node, parent: Node, name: str, target: Node | None
+    ) -> None:
+        context = self._context
+        if node.parent is None:
+            raise BusyError("the root has no name")
+        await self._namespace.keep_directory(node.parent)
+        if target is not None:
+            await self._namespace.check_empty(target)
+            await self._namespace.remove_directory(target)
+            target.detach()
+        for below in node.below():
+            content = below.content
+            if content is not None and content.needs_commit:
+                await context.committer.store(content)
+        source_key, target_key = node.key, names.child(parent.key, name)
+        for below in node.below():
+            if below.is_directory:
+                await context.sidecars.upload(below.key)
+        if context.layout.moves_directories:
+            await context.layout.move_directory(source_key, target_key)
+            renamed: dict[Key, FileVersion] = {}
+        else:
+            number = await context.journal.begin(
+                "move_directory", {"source": source_key, "target": target_key}
+            )
+            renamed = await self.move_tree(source_key, target_key)
+            await context.journal.done(number)
+        self._rehang_directory(node, parent, name, source_key, target_key, renamed)
+
+    def _rehang_directory(
+        self,
+        node: Node,
+        parent: Node,
+        name: str,
+        source_key: Key,
+        target_key: Key,
+        renamed: dict[Key, FileVersion],
+    ) -> None:
+        """Hang a moved directory elsewhere. No await: the tree changes as a whole."""
+        context = self._context
+        old_parent, old_name = node.parent, node.name
+        if old_parent is None:
+            return
+        for below in node.below():
+            if below.is_directory:
+                context.sidecars.forget(below.key)
+        context.inodes.move(node, parent, name)
+        for below in node.below():
+            self._rekey(below, source_key, target_key, renamed)
+        node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())
+        directory = directory_of(parent)
+        directory.note(name, node, pending=False)
+        if directory.entries is not None:
+            directory.entries[name] = Entry(name, None)
+        self._forget_old(old_parent, old_name, pending=False)
+        context.keep_attributes(node)
+
+    def _rekey(self, node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]) -> None:
+        """Let a node below a moved directory know where its object lies now."""
+        if node.directory is not None:
+            node.directory.entries = None
+            node.directory.listed_s = float("-inf")
+            return
+        old = node.file
+        if old is None:
+            return
+        key = Key(target + old.pin.key[len(source) :])
+        new = renamed.get(key) or replace(old, pin=replace(old.pin, key=key, version_id=None))
+        node.file = new
+        node.attributes = replace(node.attributes, version=new.pin.version)
+        if node.content is not None:
+            if node.content.base is not None:
+                self._context.fetcher.hand_over(node.content.base, new, EMPTY)
+            node.content.base = node.content.replaces = new
+
+    async def move_tree(self, source: Key, target: Key) -> dict[Key, FileVersion]:
+        """Move every object below a prefix; also what a restart does with one that was interrupted.
+
+        Returns the new version of each file that was moved, by its new key.
+        """
+        context = self._context
+        renamed: dict[Key, FileVersion] = {}
+        directories = [Key("")]
+        for relative in directories:  # grows while we walk
+            here = Key(source + relative)
+            there = Key(target + relative)
+            await context.layout.make_directory(there)
+            await context.sidecars.refresh(here, 0)
+            cursor: str | None = None
+            while True:
+                page = await context.layout.list(here, cursor)
+                directories += [
+                    Key(f"{relative}/{entry.name}") for entry in page.entries if entry.is_directory
+                ]
+                files = [entry for entry in page.entries if entry.file is not None]
+                await self._move_files(files, here, there, renamed)
+                cursor = page.cursor
+                if cursor is None:
+                    break
+            self._move_attributes(here, there, renamed)
+            await context.sidecars.upload(there)
+        for relative in reversed(directories):
+            await context.sidecars.remove_all(Key(source + relative))
+            await context.layout.remove_directory(Key(source + relative))
+        return renamed
+
+    async def _move_files(
+        self, entries: list[Entry], here: Key, there: Key, renamed: dict[Key, FileVersion]
+    ) -> None:
+        todo = iter(entries)
+
+        async def work() -> None:
+            for entry in todo:
+                if entry.file is None:
+                    continue
+                key = names.child(there, entry.name)
+                present = await self._context.layout.find(key)
+                replaces = present.file if present is not None else None
+                renamed[key] = await self._context.layout.move(entry.file, key, replaces=replaces)
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for _ in range(min(MOVES_AT_ONCE, len(entries))):
+                nursery.start_soon(work)
+
+    def _move_attributes(self, here: Key, there: Key, renamed: dict[Key, FileVersion]) -> None:
+        context = self._context
+        for name, entry in context.sidecars.take(here).items():
+            attributes = entry.attributes
+            if attributes is None:
+                continue
+            moved = renamed.get(names.child(there, name))
+            if moved is not None:
+                attributes = replace(attributes, version=moved.pin.version)
+            context.journal.append(context.sidecars.change(there, name, attributes))

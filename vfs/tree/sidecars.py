@@ -1,0 +1,294 @@
+"""The sidecars of a mount: loaded with listings, changed in memory, uploaded in batches.
+
+A change is journalled before fsync or close returns and uploaded later: one conditional PUT per
+directory and shard at most once a second, at fsync of the directory and when unmounting. When
+another host was faster, its entries are merged with ours, name by name.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from vfs import names
+from vfs.errors import ConflictError, MetadataError, NotFoundError, StaleError
+from vfs.stage.records import Value
+from vfs.store.base import ABSENT, ANY, BytesBody, Condition, ObjectInfo, Store
+from vfs.tree.attributes import Attributes
+from vfs.tree.sidecar import (
+    SidecarEntry,
+    decode_entry,
+    decode_sidecar,
+    encode_entry,
+    encode_sidecar,
+    merge,
+    shard_count,
+    shard_names,
+    shard_of,
+)
+from vfs.values import Key, Span, Version
+
+log = logging.getLogger(__name__)
+
+MERGE_TRIES = 5
+
+
+@dataclass(slots=True)
+class _Shard:
+    version: Version
+    entries: Mapping[str, SidecarEntry]
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """The attributes of one directory's names, as stored and as changed here."""
+
+    directory: Key
+    shards: dict[str, _Shard] = field(default_factory=dict[str, _Shard])  # by object name
+    entries: dict[str, SidecarEntry] = field(default_factory=dict[str, SidecarEntry])
+    pending: dict[str, SidecarEntry] = field(default_factory=dict[str, SidecarEntry])
+    loaded_s: float = float("-inf")
+    broken: str = ""  # why it cannot be read, and so not written either
+    lock: trio.Lock = field(default_factory=trio.Lock)
+
+    def get(self, name: str) -> Attributes | None:
+        """Return what is known of a name, our own pending change first."""
+        entry = self.pending.get(name) or self.entries.get(name)
+        return entry.attributes if entry is not None else None
+
+
+class Sidecars:
+    """All sidecars that are in memory, by directory key."""
+
+    def __init__(self, store: Store, *, enabled: bool, read_only: bool) -> None:
+        self._store = store
+        self._enabled = enabled
+        self._read_only = read_only
+        self._known: dict[Key, Sidecar] = {}
+        self._sequence = 0
+
+    def of(self, directory: Key) -> Sidecar:
+        """Return the sidecar of a directory, loaded or not."""
+        found = self._known.get(directory)
+        if found is None:
+            found = self._known[directory] = Sidecar(directory)
+        return found
+
+    @property
+    def pending(self) -> list[Sidecar]:
+        """Sidecars with changes that are not uploaded."""
+        return [one for one in self._known.values() if one.pending]
+
+    # Loading
+
+    async def refresh(self, directory: Key, max_age_s: float) -> Sidecar:
+        """Make sure that a directory's attributes are no older than that; one listing and GETs."""
+        sidecar = self.of(directory)
+        if not self._enabled:
+            return sidecar
+        async with sidecar.lock:
+            if trio.current_time() - sidecar.loaded_s > max_age_s:
+                began = trio.current_time()
+                prefix = Key(names.as_prefix(directory) + names.SIDECAR_PREFIX)
+                found: list[ObjectInfo] = []
+                cursor: str | None = None
+                while True:
+                    page = await self._store.list(prefix, delimiter="/", cursor=cursor)
+                    found += page.objects
+                    cursor = page.cursor
+                    if cursor is None:
+                        break
+                await self._load(sidecar, found, began)
+        return sidecar
+
+    async def adopt(self, directory: Key, found: Sequence[ObjectInfo], began_s: float) -> Sidecar:
+        """Load what a listing of the whole directory has shown."""
+        sidecar = self.of(directory)
+        if self._enabled:
+            async with sidecar.lock:
+                await self._load(sidecar, found, began_s)
+        return sidecar
+
+    async def _load(self, sidecar: Sidecar, found: Sequence[ObjectInfo], began_s: float) -> None:
+        shards: dict[str, _Shard] = {}
+        missing: list[ObjectInfo] = []
+        for info in found:
+            name = info.key.rpartition("/")[2]
+            known = sidecar.shards.get(name)
+            if known is not None and known.version == info.version:
+                shards[name] = known
+            else:
+                missing.append(info)
+        broken: list[str] = []
+
+        async def fetch(info: ObjectInfo) -> None:
+            shard = await self._fetch(info, broken)
+            if shard is not None:
+                shards[info.key.rpartition("/")[2]] = shard
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for info in missing:
+                nursery.start_soon(fetch, info)
+        if broken and not sidecar.broken:
+            log.error("attributes of %r cannot be read: %s", sidecar.directory, broken[0])
+        sidecar.broken = broken[0] if broken else ""
+        if missing or shards.keys() != sidecar.shards.keys():
+            sidecar.shards = shards
+            sidecar.entries = merge(shard.entries for shard in shards.values())
+            seen = (entry.sequence for entry in sidecar.entries.values())
+            self._sequence = max(self._sequence, *seen, 0)
+        sidecar.loaded_s = began_s
+
+    async def _fetch(self, info: ObjectInfo, broken: list[str]) -> _Shard | None:
+        for _ in range(MERGE_TRIES):
+            try:
+                data = await self._store.read(info.pin, Span(0, info.size))
+                return _Shard(info.version, decode_sidecar(data))
+            except StaleError:
+                try:
+                    info = await self._store.head(info.key)
+                except NotFoundError:
+                    return None
+            except MetadataError as error:
+                broken.append(error.message)
+                return None
+        raise StaleError("the attributes change faster than they can be read", key=info.key)
+
+    # Changing
+
+    def change(
+        self, directory: Key, name: str, attributes: Attributes | None
+    ) -> dict[str, Value] | None:
+        """Set a name's attributes and return the record to journal; None where none are kept.
+
+        Errors: MetadataError where the stored sidecar cannot be understood.
+        """
+        if not self._enabled or self._read_only:
+            return None
+        sidecar = self.of(directory)
+        if sidecar.broken:
+            raise MetadataError(f"attributes cannot be changed: {sidecar.broken}", key=directory)
+        self._sequence += 1  # above every number seen: see _load and replay
+        entry = SidecarEntry(self._sequence, attributes)
+        sidecar.pending[name] = entry
+        return self._record(directory, name, entry)
+
+    @staticmethod
+    def _record(directory: Key, name: str, entry: SidecarEntry) -> dict[str, Value]:
+        value: Value = encode_entry(entry)  # type: ignore[assignment]  # JSON values by construction
+        return {"op": "attributes", "dir": directory, "name": name, "entry": value}
+
+    def replay(self, record: Mapping[str, Value]) -> None:
+        """Take a journalled change up again after a restart."""
+        entry = decode_entry(record["entry"])
+        sidecar = self.of(Key(str(record["dir"])))
+        sidecar.pending[str(record["name"])] = entry
+        self._sequence = max(self._sequence, entry.sequence)
+
+    def records(self) -> list[dict[str, Value]]:
+        """Return the records of everything that is pending, for a compacted journal."""
+        return [
+            self._record(sidecar.directory, name, entry)
+            for sidecar in self.pending
+            for name, entry in sidecar.pending.items()
+        ]
+
+    def forget(self, directory: Key) -> None:
+        """Drop what is known of a directory that is gone."""
+        self._known.pop(directory, None)
+
+    def take(self, directory: Key) -> dict[str, SidecarEntry]:
+        """Return all entries of a directory and forget them, for one that moves elsewhere."""
+        sidecar = self._known.pop(directory, None)
+        return merge([sidecar.entries, sidecar.pending]) if sidecar is not None else {}
+
+    # Uploading
+
+    async def upload(self, directory: Key) -> None:
+        """Store the pending changes of a directory.
+
+        Errors: any store error; the changes stay pending.
+        """
+        sidecar = self._known.get(directory)
+        if sidecar is None or not sidecar.pending:
+            return
+        for _ in range(MERGE_TRIES):
+            if sidecar.loaded_s == float("-inf"):
+                await self.refresh(directory, 0)
+            async with sidecar.lock:
+                try:
+                    await self._upload(sidecar)
+                except (ConflictError, StaleError):
+                    sidecar.loaded_s = float("-inf")  # another host was faster: merge and try again
+                else:
+                    return
+        raise ConflictError("the attributes change faster than they can be written", key=directory)
+
+    async def _upload(self, sidecar: Sidecar) -> None:
+        changes = dict(sidecar.pending)
+        merged = merge([sidecar.entries, changes])
+        alive = {name: entry for name, entry in merged.items() if entry.attributes is not None}
+        count = max(shard_count(len(alive)), len(sidecar.shards), 1)
+        # A count that is no power of two means that shards of two layouts are there: a split that
+        # was interrupted. Writing all shards of the finer one completes it.
+        while count & (count - 1):
+            count += 1
+        wanted = shard_names(count)
+        split = set(wanted) != set(sidecar.shards)
+        dirty = set(range(count)) if split else {shard_of(name, count) for name in changes}
+        parts: list[dict[str, SidecarEntry]] = [{} for _ in range(count)]
+        for name, entry in alive.items():
+            parts[shard_of(name, count)][name] = entry
+        shards = {name: shard for name, shard in sidecar.shards.items() if name in wanted}
+        for shard in sorted(dirty):
+            name = wanted[shard]
+            known = shards.get(name)
+            if not parts[shard] and known is None and not split:
+                continue
+            version = await self._put(sidecar.directory, name, parts[shard], count, known)
+            shards[name] = _Shard(version, parts[shard])
+        for name, old in sidecar.shards.items():
+            if name not in wanted:
+                await self._remove(sidecar.directory, name, old)
+        # No await from here on: what is stored and what is pending change together.
+        sidecar.shards = shards
+        sidecar.entries = alive
+        for name, entry in changes.items():
+            if sidecar.pending.get(name) is entry:
+                del sidecar.pending[name]
+
+    async def _put(
+        self,
+        directory: Key,
+        name: str,
+        entries: Mapping[str, SidecarEntry],
+        count: int,
+        known: _Shard | None,
+    ) -> Version:
+        key = names.child(directory, name)
+        features = self._store.features
+        condition: Condition = ANY
+        if known is None and features.write_if_absent:
+            condition = ABSENT
+        elif known is not None and features.write_if_version:
+            condition = Condition(if_version=known.version)
+        elif known is not None and (await self._store.head(key)).version != known.version:
+            raise ConflictError("another host has changed the attributes", key=key)
+        info = await self._store.write(
+            key, BytesBody(encode_sidecar(entries, count)), condition=condition
+        )
+        return info.version
+
+    async def _remove(self, directory: Key, name: str, shard: _Shard) -> None:
+        key = names.child(directory, name)
+        conditional = self._store.features.remove_if_version
+        await self._store.remove([key], if_version=shard.version if conditional else None)
+
+    async def remove_all(self, directory: Key) -> None:
+        """Remove a directory's sidecars, because the directory goes away."""
+        prefix = Key(names.as_prefix(directory) + names.SIDECAR_PREFIX)
+        page = await self._store.list(prefix, delimiter="/")
+        for info in page.objects:
+            await self._store.remove([info.key])
+        self.forget(directory)
