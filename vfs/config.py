@@ -163,6 +163,7 @@ class MountSpec:
     url: str
     config: Config
     sources: Mapping[str, str]  # option -> "option -o", "environment VFS_...", a file, "default"
+    kernel_options: tuple[str, ...] = ()  # of mount(8): nodev, nosuid, noexec and their opposites
 
 
 @dataclass(frozen=True, slots=True)

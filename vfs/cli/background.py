@@ -1,0 +1,113 @@
+"""Starting the daemon in the background, and waiting until the mount is usable.
+
+The command forks twice. What the daemon says until it is ready comes through a pipe, one JSON
+object a line: first `{"pid": N}`, then `{"ready": true}` or `{"exit": N, "message": ...}`. The
+pipe's end without either means that the daemon has died. There is no time limit here: the daemon
+has limits of its own, and a stage that is taken over may be large.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn, cast
+
+from vfs.errors import VfsError
+from vfs.runtime import ExitError, exit_code
+
+Serve = Callable[[Callable[[], None]], int]
+"""Runs the daemon until it ends; calls its argument once the mount is usable."""
+
+
+def run_in_background(serve: Serve) -> None:
+    """Return when the mount is usable.
+
+    Errors: ExitError with what the daemon said. Ctrl-C stops the daemon that is starting.
+    """
+    reading, writing = os.pipe()
+    # What is buffered now would be written twice.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _detach(writing, serve)
+    os.close(writing)
+    os.waitpid(child, 0)
+    _await_ready(reading)
+
+
+def _await_ready(reading: int) -> None:
+    pid = 0
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            for line in pipe:
+                told = cast("dict[str, object]", json.loads(line))
+                pid = _number(told, "pid", pid)
+                if told.get("ready"):
+                    return
+                if "exit" in told:
+                    raise ExitError(str(told.get("message", "")), _number(told, "exit", 1))
+    except KeyboardInterrupt:
+        if pid:
+            os.kill(pid, signal.SIGTERM)
+        raise
+    raise VfsError(
+        "the daemon ended before the mount was usable; its log says why: journalctl -t vfs"
+    )
+
+
+def _number(told: dict[str, object], name: str, default: int) -> int:
+    value = told.get(name, default)
+    return value if isinstance(value, int) else default
+
+
+def _detach(writing: int, serve: Serve) -> NoReturn:
+    """Become a daemon; nothing returns into the caller's code, which belongs to the parent."""
+    status = 1
+    try:
+        os.setsid()
+        # The second child is no session leader: it can never get a terminal.
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        os.umask(0o077)
+        status = _serve(writing, serve)
+    finally:
+        os._exit(status)
+
+
+def _serve(writing: int, serve: Serve) -> int:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    waiting = True
+
+    def tell(told: dict[str, object]) -> None:
+        try:
+            os.write(writing, json.dumps(told).encode() + b"\n")
+        except BrokenPipeError:  # the command was stopped; the daemon goes on
+            return
+
+    def ready() -> None:
+        nonlocal waiting
+        if waiting:
+            waiting = False
+            tell({"ready": True})
+            os.close(writing)
+            # Until now a crash could still be seen on the terminal.
+            for descriptor in (1, 2):
+                os.dup2(null, descriptor)
+
+    tell({"pid": os.getpid()})
+    try:
+        status = serve(ready)
+    except VfsError as error:
+        status, message = exit_code(error), error.message
+    except BaseException as error:  # noqa: BLE001 - nobody is above us to see it
+        status, message = 1, f"the daemon failed: {type(error).__name__}: {error}"
+    else:
+        message = "the daemon ended before the mount was usable"
+    if waiting:
+        tell({"exit": status, "message": message})
+    return status
