@@ -26,6 +26,16 @@ class Threads:
     writes: trio.CapacityLimiter = field(default_factory=_limiter(32))
     control: trio.CapacityLimiter = field(default_factory=_limiter(32))
 
+    @classmethod
+    def of(cls, max_connections: int) -> "Threads":
+        """Share out a number of connections."""
+        half = max(1, max_connections // 2)
+        return cls(
+            trio.CapacityLimiter(max_connections),
+            trio.CapacityLimiter(half),
+            trio.CapacityLimiter(half),
+        )
+
 
 async def run_blocking(limiter: trio.CapacityLimiter, work: Callable[[], T]) -> T:
     """Run `work` in a worker thread.

@@ -53,6 +53,8 @@ CODES: Mapping[str, tuple[type[VfsError], str]] = {
         "the object is archived: restore it, or move it to another storage class, then try again",
     ),
     "InvalidRange": (StaleError, "the object has changed in the store since it was looked up"),
+    "InvalidPart": (NotFoundError, "a part is gone or was replaced"),
+    "InvalidPartOrder": (InvalidError, "parts must ascend by number"),
     "InvalidRegion": (ConfigError, "set region to the bucket's own"),
     "InvalidSecurity": (AuthenticationError, RETYPE),
     "InvalidStorageClass": (ConfigError, "the service has no such storage_class"),

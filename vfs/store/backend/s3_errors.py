@@ -163,7 +163,7 @@ _SDK_ERRORS: tuple[tuple[type[Exception], type[VfsError], str], ...] = (
     (
         sdk.NoCredentialsError,
         AuthenticationError,
-        "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, profile or credentials_file",
+        "no credentials: set AWS_ACCESS_KEY_ID and its secret, profile or credentials_file",
     ),
     (sdk.PartialCredentialsError, AuthenticationError, "the credentials are incomplete"),
     (sdk.CredentialRetrievalError, AuthenticationError, f"no valid credentials: {RENEW}"),
