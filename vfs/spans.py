@@ -78,6 +78,8 @@ class SpanSet:
 
     def within(self, span: Span) -> Iterator[Span]:
         """Yield the parts of this set inside `span`, ascending."""
+        if not span:
+            return
         for index in range(bisect_right(self._stops, span.start), len(self._starts)):
             if self._starts[index] >= span.stop:
                 return

@@ -49,7 +49,7 @@ class Span:
 
     def overlaps(self, other: "Span") -> bool:
         """Tell whether at least one byte is in both."""
-        return self.start < other.stop and other.start < self.stop
+        return max(self.start, other.start) < min(self.stop, other.stop)
 
     def contains(self, other: "Span") -> bool:
         """Tell whether every byte of `other` is in this span."""

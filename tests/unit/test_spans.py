@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vfs.spans import EMPTY, SpanSet
@@ -55,6 +55,7 @@ def test_a_set_may_be_made_of_any_spans(some):
 
 
 @given(steps, spans)
+@example([("add", Span(0, 2))], Span(1, 1))
 def test_questions_about_a_span_are_answered_as_by_the_bytes(script, span):
     real, model = build(script)
     asked = ints([span])
