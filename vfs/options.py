@@ -303,6 +303,15 @@ def kind_of(model: type[Section], name: str) -> str:
     return next((marker.name for marker in markers if isinstance(marker, Kind)), "text")
 
 
+def choices_of(model: type[Section], name: str) -> tuple[str, ...]:
+    """Return the words that a choice may be; nothing for other kinds."""
+    annotation = model.model_fields[name].annotation
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is Literal:
+            return get_args(option)
+    return ()
+
+
 def is_list(model: type[Section], name: str) -> bool:
     """Tell whether an option collects its repetitions."""
     return kind_of(model, name) == "list"
