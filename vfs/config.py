@@ -38,6 +38,7 @@ from vfs.options import (
     Section,
     build_section,
     is_list,
+    kind_of,
     nearest,
     normal_name,
     parse_flag,
@@ -191,11 +192,10 @@ def load_config(
     if is_url(url_or_name):
         given = dict(read_config_file(file).shared) if file else {}
         url = url_or_name
+        check_url(url)
     else:
         given = _find_mount(url_or_name, environ, file, system)
-        url = _url_of(url_or_name, given)
-    given.pop("url", None)
-    check_url(url)
+        url = _take_url(url_or_name, given)
     return _spec(url, given | read_environment(environ) | read_flags(options))
 
 
@@ -210,9 +210,7 @@ def file_specs(file: ConfigFile, environ: Mapping[str, str]) -> dict[str, MountS
     specs: dict[str, MountSpec] = {}
     for name, own in file.mounts.items():
         given = {**file.shared, **own}
-        url = _url_of(name, given)
-        check_url(url)
-        del given["url"]
+        url = _take_url(name, given)
         specs[name] = _spec(url, given | read_environment(environ))
     return specs
 
@@ -343,10 +341,12 @@ def _read_table(path: Path, prefix: str, table: object) -> dict[str, Given]:
     for key, value in cast("dict[str, object]", table).items():
         source = f"{path}: {prefix}.{key}" if prefix else f"{path}: {key}"
         name = normal_name(key)
-        if name != "url":
-            check_name(name, source)
-        elif not isinstance(value, str):
-            raise ConfigError(f"{source}: must be text, for example url = 's3://bucket'")
+        if name == "url":
+            if not isinstance(value, str):
+                raise ConfigError(f"{source}: must be text, for example url = 's3://bucket'")
+        elif kind_of(check_name(name, source), name) == "octal" and not isinstance(value, str):
+            # TOML has turned 22 and 0o22 into numbers that cannot be told apart.
+            raise ConfigError(f'{source}: must be text, for example {name} = "0022"')
         found[name] = Given(value, source)
     return found
 
@@ -393,7 +393,13 @@ def _find_mount(
     raise NotFoundError(f"no mount is named {name}: looked for [mount.{name}] in {places}")
 
 
-def _url_of(name: str, given: Mapping[str, Given]) -> str:
+def _take_url(name: str, given: dict[str, Given]) -> str:
     if "url" not in given:
         raise ConfigError(f"mount.{name}: url is missing; for example url = 's3://bucket/prefix'")
-    return str(given["url"].value)
+    found = given.pop("url")
+    url = str(found.value)
+    try:
+        check_url(url)
+    except ConfigError as error:
+        raise type(error)(f"{found.source}: {error.message}") from None
+    return url

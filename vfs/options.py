@@ -26,6 +26,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 
 from vfs.errors import ConfigError, NotInThisVersionError
 
@@ -123,10 +124,11 @@ def parse_flag(value: object) -> bool:
 
 def parse_octal(value: object) -> int:
     """Return permission bits, written as octal text."""
-    # TOML has already turned 0o022 and 22 into numbers that cannot be told apart.
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
     if isinstance(value, str) and re.fullmatch(r"(?:0o)?[0-7]{1,4}", value.strip(), re.ASCII):
         return int(value, 8)
-    raise ValueError(f"{_shown(value)} is not an octal mode written as text")
+    raise ValueError(f"{_shown(value)} is not an octal mode")
 
 
 def parse_count(value: object) -> int:
@@ -262,8 +264,8 @@ def _explain(model: type[Section], given: Mapping[str, Given], error: Validation
         return first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0])
     source = f" ({given[name].source})" if name in given else ""
-    examples = model.model_fields[name].examples
-    example = f"; for example {name}={examples[0]}" if examples else ""
+    found = example_of(model, name)
+    example = f"; for example {name}={found}" if found else ""
     reason = _reason(first["type"], first["msg"], first.get("ctx", {}), kind_of(model, name))
     return f"option {name}{source}: {reason}{example}"
 
@@ -294,13 +296,28 @@ def _format_bound(bound: float, kind: str) -> str:
 
 def kind_of(model: type[Section], name: str) -> str:
     """Return the kind of an option in one word: size, duration, switch, choice..."""
+    if choices_of(model, name):
+        return "choice"
+    kinds = [mark.name for mark in _marks(model, name) if isinstance(mark, Kind)]
+    return kinds[0] if kinds else "text"
+
+
+def example_of(model: type[Section], name: str) -> str | None:
+    """Return a value that is right."""
+    own = model.model_fields[name].examples
+    for mark in (None, *_marks(model, name)):
+        examples = own if mark is None else mark.examples if isinstance(mark, FieldInfo) else None
+        if examples:
+            return str(examples[0])
+    return None
+
+
+def _marks(model: type[Section], name: str) -> list[object]:
     field = model.model_fields[name]
-    markers: list[object] = list(field.metadata)
-    for option in (field.annotation, *get_args(field.annotation)):  # `Size | None` nests them
-        if get_origin(option) is Literal:
-            return "choice"
-        markers += getattr(option, "__metadata__", ())
-    return next((marker.name for marker in markers if isinstance(marker, Kind)), "text")
+    marks: list[object] = list(field.metadata)
+    for option in get_args(field.annotation):  # `Size | None` nests them
+        marks += getattr(option, "__metadata__", ())
+    return marks
 
 
 def choices_of(model: type[Section], name: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import click
 
 from vfs.config import CONTRACT_OPTIONS, SCHEMES, SECTIONS
-from vfs.options import Later, Section, choices_of, kind_of
+from vfs.options import Later, Section, choices_of, example_of, kind_of
 
 _HEAD = """\
 # Configuration
@@ -110,8 +110,8 @@ def _row(model: type[Section], option: str) -> str:
         value for mark in field.metadata if isinstance(mark, Later) for value in mark.values
     ]:
         meaning += f" Not in this version: {', '.join(f'`{value}`' for value in later)}."
-    elif field.examples:
-        meaning += f" For example `{option}={field.examples[0]}`."
+    elif example := example_of(model, option):
+        meaning += f" For example `{option}={example}`."
     kind = " ".join(f"`{word}`" for word in choices_of(model, option)) or kind_of(model, option)
     return f"| `{option}` | {kind} | {default} | {meaning} |"
 
