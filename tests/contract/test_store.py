@@ -18,6 +18,7 @@ from vfs.errors import (
     NotEmptyError,
     NotFoundError,
     StaleError,
+    TransientError,
     UnsupportedError,
     WrongKindError,
 )
@@ -315,7 +316,8 @@ async def test_of_many_writers_if_version_one_wins(store):
 
     async def write(number):
         content = b"writer %02d" % number
-        with contextlib.suppress(ConflictError, UnsupportedError):
+        # Who loses may be told to try again, and then of the conflict.
+        with contextlib.suppress(ConflictError, TransientError, UnsupportedError):
             await store.write(KEY, BytesBody(content), condition=condition)
             won.append(content)
 
@@ -409,8 +411,9 @@ async def test_a_copy_of_another_version_is_stale(store):
             await store.copy(pin, OTHER)
         assert await keys(store) == [KEY]
     else:
-        await store.copy(pin, OTHER)
-        assert await content_of(store, OTHER) == b"new!"
+        with contextlib.suppress(StaleError):  # it may be noticed all the same
+            await store.copy(pin, OTHER)
+            assert await content_of(store, OTHER) == b"new!"
 
 
 async def test_a_copy_if_absent_never_replaces(store):
@@ -776,10 +779,13 @@ async def test_a_part_that_is_too_small_is_refused(uploads):
 async def test_a_finished_upload_is_gone(uploads):
     upload = await uploads.begin_upload(KEY)
     parts = await upload_all(uploads, upload, [b"x"])
-    await uploads.finish_upload(upload, parts)
-    with pytest.raises(NotFoundError) as caught:
-        await uploads.finish_upload(upload, parts)
-    assert caught.value.key == KEY
+    info = await uploads.finish_upload(upload, parts)
+    try:
+        again = await uploads.finish_upload(upload, parts)
+    except NotFoundError as error:
+        assert error.key == KEY  # noqa: PT017 - one of two answers
+    else:  # some services answer a repetition as they answered the first time
+        assert again.version == info.version
     assert await content_of(uploads, KEY) == b"x"
 
 

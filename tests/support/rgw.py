@@ -1,7 +1,7 @@
 """Ceph's object gateway, started once and left running: its data is kept between runs.
 
-    scripts/servers/rgw-install.sh     once, as root
-    scripts/servers/rgw-stop.sh        when it is not wanted any more
+scripts/servers/rgw-install.sh     once, as root
+scripts/servers/rgw-stop.sh        when it is not wanted any more
 """
 
 import functools

@@ -1,6 +1,7 @@
 """A bucket of an S3 server on loopback, made for one test."""
 
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,11 @@ import boto3
 from botocore.config import Config
 
 from vfs.store.backend.s3 import S3Store, open_s3
+from vfs.store.base import Features
 from vfs.store.config import StoreConfig
 
 _serial = itertools.count(1)
+_probed: dict[tuple[str, bool], Features] = {}  # a probe is some 25 requests; once is enough
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,14 @@ class S3Access:
     def bucket(self, *, versions: bool = False) -> Iterator[str]:
         """Make a bucket; remove it with all that is in it."""
         name = f"vfs-{os.getpid()}-{next(_serial)}"
-        with contextlib.closing(self.client()) as client:
-            client.create_bucket(Bucket=name)
-            if versions:
-                client.put_bucket_versioning(
-                    Bucket=name, VersioningConfiguration={"Status": "Enabled"}
-                )
-            try:
-                yield name
-            finally:
-                remove_bucket(client, name)
+        client = _client_of(self)
+        client.create_bucket(Bucket=name)
+        if versions:
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        try:
+            yield name
+        finally:
+            remove_bucket(client, name)
 
     @contextlib.contextmanager
     def credentials(self) -> Iterator[None]:
@@ -99,13 +100,21 @@ class S3Access:
             stack.enter_context(self.credentials())
             if bucket is None:
                 bucket = stack.enter_context(self.bucket(versions=versions))
-            store = await open_s3(self.url(bucket, prefix), StoreConfig(**options))
+            kind = (self.endpoint, versions)
+            store = await open_s3(
+                self.url(bucket, prefix), StoreConfig(**options), features=_probed.get(kind)
+            )
             try:
-                if probe:
-                    await store.probe(write=True)
+                if probe and kind not in _probed:
+                    _probed[kind] = await store.probe(write=True)
                 yield store
             finally:
                 await store.aclose()
+
+
+@functools.cache
+def _client_of(access: S3Access):
+    return access.client()
 
 
 def remove_bucket(client, name: str) -> None:

@@ -343,7 +343,8 @@ class Store(ABC):
         """Make the parts, ascending by number, the new version of the object, atomically.
 
         Errors: ConflictError (the upload stays and may be finished or aborted); NotFoundError when
-        the upload is gone, which is also the answer to a finish whose first reply was lost.
+        the upload is gone, which is also the answer to a finish whose first reply was lost (some
+        stores repeat that reply).
         """
 
     @abstractmethod

@@ -24,7 +24,7 @@ from vfs.errors import (
 from vfs.store.backend._threads import Threads, run_blocking
 from vfs.store.backend.s3_copy import copy_in_parts
 from vfs.store.backend.s3_errors import Doing, Fault, translate_fault
-from vfs.store.backend.s3_keys import etag_of, fits_xml
+from vfs.store.backend.s3_keys import MAX_KEY_BYTES, etag_of, etag_of_parts, fits_xml
 from vfs.store.backend.s3_open import Link, open_link
 from vfs.store.backend.s3_probe import UNQUOTED_ETAGS, known_features, probe_bucket
 from vfs.store.backend.s3_reader import open_reader
@@ -32,6 +32,7 @@ from vfs.store.backend.s3_requests import S3Requests
 from vfs.store.backend.s3_shapes import Conditions, Description, IfMatch
 from vfs.store.base import (
     ANY,
+    COMMIT_ID,
     PLAIN_PROPERTIES,
     Body,
     Condition,
@@ -70,7 +71,7 @@ class S3Store(Store):
         self._threads = threads
         self._requests = S3Requests(link)
         self._reader = open_reader(link)
-        self._features = features or known_features(link.endpoint)
+        self._features = self._fitted(features or known_features(link.endpoint))
 
     @property
     @override
@@ -79,10 +80,14 @@ class S3Store(Store):
 
     @override
     async def probe(self, *, write: bool) -> Features:
-        self._features = await probe_bucket(
-            self._requests, self._reader, self._threads, write=write
-        )
+        found = await probe_bucket(self._requests, self._reader, self._threads, write=write)
+        self._features = self._fitted(found)
         return self._features
+
+    def _fitted(self, features: Features) -> Features:
+        """Account for our prefix, which is part of every key."""
+        own = len(self._link.address.prefix.encode())
+        return dataclasses.replace(features, max_key_bytes=MAX_KEY_BYTES - own)
 
     @override
     async def head(self, key: Key) -> ObjectInfo:
@@ -150,7 +155,7 @@ class S3Store(Store):
             partial(
                 self._requests.head,
                 source.key,
-                Doing("copy", source.key, self.url, missing=StaleError),
+                self._doing("copy", source.key),
                 version_id=source.version_id,
             )
         )
@@ -289,9 +294,25 @@ class S3Store(Store):
             absent=self._features.finish_if_absent,
             version=self._features.finish_if_version,
         )
-        return await self._control(
+        made = await self._control(
             lambda: self._requests.finish_upload(upload, parts, conditions, doing)
         )
+        return made if made.version else await self._look_up(made, parts)
+
+    async def _look_up(self, made: ObjectInfo, parts: Sequence[Part]) -> ObjectInfo:
+        """Find the version of a finished upload: the answer of Ceph 16 does not tell."""
+        expected = etag_of_parts([part.tag for part in parts])
+        try:
+            found = await self.head(made.key)
+        except NotFoundError:
+            found = made
+        ours = (
+            found.version == expected
+            if expected is not None
+            else found.metadata.get(COMMIT_ID) == made.metadata.get(COMMIT_ID)
+        )
+        # Another one's is never taken for ours: whoever reads ours then learns that it is gone.
+        return found if ours else dataclasses.replace(made, version=Version(expected or "gone"))
 
     @override
     async def abort_upload(self, upload: Upload) -> None:

@@ -1,6 +1,8 @@
 """A body as the SDK wants it: a file."""
 
 import io
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from typing_extensions import Buffer, override
 
@@ -13,6 +15,17 @@ class BodyFile(io.RawIOBase):
     def __init__(self, body: Body) -> None:
         self._body = body
         self._position = 0
+        self._failure: Exception | None = None
+
+    @contextmanager
+    def failing_as_itself(self) -> Generator[None]:
+        """Let a failure of the body be seen as what it is: the SDK takes it for the network's."""
+        try:
+            yield
+        except Exception:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
 
     @override
     def readable(self) -> bool:
@@ -37,6 +50,10 @@ class BodyFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         size = min(view.nbytes, self._body.size - self._position)
         if size > 0:
-            self._body.read_into(self._position, view[:size])
+            try:
+                self._body.read_into(self._position, view[:size])
+            except Exception as error:
+                self._failure = error
+                raise
             self._position += size
         return max(0, size)

@@ -1,7 +1,8 @@
 """How keys and metadata are written for S3. Pure."""
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -11,6 +12,7 @@ from vfs.values import Key, Version
 MAX_KEY_BYTES = 1024
 """S3 User Guide, "Naming Amazon S3 objects": bytes of UTF-8, the prefix included."""
 
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _METADATA_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 
 # Printable ASCII but `%`: what a header carries unchanged.
@@ -36,6 +38,8 @@ class Keys:
         Errors: NameTooLongError; InvalidNameError for what UTF-8 cannot carry.
         """
         text = self.prefix + key
+        if "\0" in text:  # services and proxies refuse it in a path, each in its own way
+            raise InvalidNameError(f"{key!r} cannot be a key: it has a NUL", key=key)
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
@@ -82,6 +86,19 @@ def decode_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 def version_of(etag: str) -> Version:
     """Return the version for an ETag: without its quotes, which some services leave out."""
     return Version(etag if etag.startswith("W/") else etag.strip('"'))
+
+
+def etag_of_parts(etags: Sequence[str]) -> str | None:
+    """Return the ETag that a finished upload gets, None where that is not known.
+
+    The MD5 of the parts' MD5s and their number: no service documents it, all do it, but those
+    whose parts have other ETags (encryption).
+    """
+    digests = [etag.strip('"') for etag in etags]
+    if not all(_MD5.match(digest) for digest in digests):
+        return None
+    joined = hashlib.md5(bytes.fromhex("".join(digests)), usedforsecurity=False)
+    return f"{joined.hexdigest()}-{len(digests)}"
 
 
 def etag_of(version: Version) -> str:

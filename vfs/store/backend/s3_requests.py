@@ -107,11 +107,12 @@ class S3Requests:
         self, key: Key, body: Body, properties: Properties, conditions: Conditions, doing: Doing
     ) -> ObjectInfo:
         """PUT a whole object. The time of the answer stands for its mtime, to the second."""
-        with translated(doing):
+        file = BodyFile(body)
+        with translated(doing), file.failing_as_itself():
             said = self._client.put_object(
                 Bucket=self._bucket,
                 Key=self.keys.full(key),
-                Body=_as_file(body),
+                Body=cast("IO[bytes]", file),
                 ContentType=properties.content_type,
                 Metadata=encode_metadata(properties.metadata),
                 **conditions,
@@ -252,13 +253,14 @@ class S3Requests:
 
     def upload_part(self, upload: Upload, number: int, body: Body, doing: Doing) -> Part:
         """PUT a part."""
-        with translated(doing):
+        file = BodyFile(body)
+        with translated(doing), file.failing_as_itself():
             said = self._client.upload_part(
                 Bucket=self._bucket,
                 Key=self.keys.full(upload.key),
                 UploadId=upload.upload_id,
                 PartNumber=number,
-                Body=_as_file(body),
+                Body=cast("IO[bytes]", file),
                 **self._payer,
             )
             return Part(number, said["ETag"], body.size)
@@ -293,7 +295,10 @@ class S3Requests:
     def finish_upload(
         self, upload: Upload, parts: Sequence[Part], conditions: Conditions, doing: Doing
     ) -> ObjectInfo:
-        """Complete an upload. An error that comes with status 200 is one for the SDK as well."""
+        """Complete an upload; the version is empty where the answer has none.
+
+        An error that comes with status 200 is one for the SDK as well.
+        """
         with translated(doing):
             said = self._client.complete_multipart_upload(
                 Bucket=self._bucket,
@@ -309,7 +314,7 @@ class S3Requests:
             return ObjectInfo(
                 upload.key,
                 sum(part.size for part in parts),
-                version_of(said["ETag"]),
+                version_of(said.get("ETag", "")),
                 date_ns(said["ResponseMetadata"]["HTTPHeaders"]),
                 metadata,
                 real_version_id(said.get("VersionId")),
@@ -325,7 +330,3 @@ class S3Requests:
                 UploadId=upload.upload_id,
                 **self._payer,
             )
-
-
-def _as_file(body: Body) -> IO[bytes]:
-    return cast("IO[bytes]", BodyFile(body))
