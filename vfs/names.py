@@ -11,6 +11,7 @@ name leads to it, so it is hidden like the other keys that cannot be names.
 """
 
 import codecs
+import os
 
 from vfs.errors import InvalidNameError, NameTooLongError, NotPermittedError
 from vfs.values import Key
@@ -117,3 +118,8 @@ def child(directory: Key, component: str) -> Key:
 def as_prefix(directory: Key) -> Key:
     """Return the listing prefix of a directory: the root is empty, others end in a slash."""
     return Key(f"{directory}/") if directory else Key("")
+
+
+def path_key(path: str) -> Key:
+    """Return the key of a path relative to the mount, as a command line gives it."""
+    return Key("/".join(decode(os.fsencode(part)) for part in path.split("/") if part != "."))

@@ -14,6 +14,7 @@ from vfs.cache.ram import BlockKey, Frame, RamCache
 from vfs.errors import VfsError
 from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
+from vfs.tasks import open_tasks
 from vfs.values import MIB, Span
 
 REQUEST_BYTES = 1 * MIB
@@ -197,6 +198,6 @@ class Fetcher:
 @asynccontextmanager
 async def open_fetcher(cache: RamCache, fill: Fill) -> AsyncIterator[Fetcher]:
     """Run a fetcher; leaving the block cancels its requests."""
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with open_tasks() as nursery:
         yield Fetcher(cache, fill, nursery)
         nursery.cancel_scope.cancel()

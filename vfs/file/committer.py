@@ -15,6 +15,7 @@ import trio
 from vfs.errors import ConflictError, StaleError, UnreachableError, VfsError
 from vfs.file.content import Content
 from vfs.layout.base import Layout
+from vfs.tasks import open_tasks
 from vfs.values import Span
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Committer:
         self._last_progress = float("-inf")
         self.on_conflict: Callable[[Content, VfsError], None] = lambda _content, _error: None
         self.failed_uploads = 0
+        self.last_error: str | None = None
 
     @property
     def dirty(self) -> list[Content]:
@@ -173,6 +175,7 @@ class Committer:
         state.unreported = True
         state.attempts += 1
         self.failed_uploads += 1
+        self.last_error = error.message
         log.warning(
             "upload of %r failed (attempt %d), kept in the stage and tried again: %s",
             content.owner.key,
@@ -239,6 +242,6 @@ class Committer:
 @asynccontextmanager
 async def open_committer(layout: Layout, wait_s: float) -> AsyncIterator[Committer]:
     """Run a committer; leaving the block cancels its uploads, staged bytes stay."""
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with open_tasks() as nursery:
         yield Committer(layout, nursery, wait_s)
         nursery.cancel_scope.cancel()

@@ -256,6 +256,27 @@ class Content:
             staged.thaw(base_size=frozen.size if done else None)
         await self._remove_old_name()
 
+    async def commit_copy(self, target: Key) -> FileVersion:
+        """Store what the file holds under another key, without the base being current any more.
+
+        Errors: StaleError when bytes of the base are needed and gone; ConflictError when `target`
+        is taken.
+        """
+        await self.retarget()
+        staged = await self.stage_for_writing()
+        frozen = await staged.freeze()
+        draft = self.layout.draft(
+            target,
+            base=None,
+            replaces=None,
+            metadata=self.owner.object_metadata(),
+            log=self._log,
+        )
+        try:
+            return await draft.commit(_Frozen(self, staged, frozen), self.owner.object_metadata())
+        finally:
+            staged.thaw(base_size=None)
+
     async def _remove_old_name(self) -> None:
         """Finish a rename: what the old key held stands under the new one now."""
         old, after = self.moved_from, self.after_move

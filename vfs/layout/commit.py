@@ -31,6 +31,7 @@ from vfs.store.base import (
     Store,
     Upload,
 )
+from vfs.tasks import open_tasks
 from vfs.values import MIB, Key, Span
 
 WRITE_BYTES = 8 * MIB
@@ -193,7 +194,7 @@ class PlainDraft(Draft):
             for step in todo:
                 done[step.number] = await self._carry_out(step, content)
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_tasks() as nursery:
             for _ in range(min(PARTS_AT_ONCE, len(plan))):
                 nursery.start_soon(work)
         if any(step.copy for step in plan) and not features.copy_part_pins_source:

@@ -7,7 +7,6 @@ where the store has the condition and checked before and after where it has not.
 
 from collections.abc import Mapping, Sequence
 
-import trio
 from typing_extensions import override
 
 from vfs import names
@@ -24,6 +23,7 @@ from vfs.store.base import (
     ObjectVersion,
     Store,
 )
+from vfs.tasks import open_tasks
 from vfs.values import Key, Span, Version
 
 
@@ -68,7 +68,7 @@ class PlainLayout(Layout):
                 page = await self._store.list(names.as_prefix(key), limit=1, cursor=page.cursor)
             is_directory = bool(page.objects)
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_tasks() as nursery:
             nursery.start_soon(look_for_file)
             nursery.start_soon(look_for_directory)
         if is_directory:

@@ -8,7 +8,7 @@ listing. No entry means the mount's defaults and the store's time.
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from vfs.layout.base import FileVersion
@@ -29,7 +29,7 @@ class Attributes:
     version: Version | None = None  # the object version described; None for directories
     target: str | None = None  # of a symlink
     rdev: int = 0  # of a device
-    xattrs: Mapping[str, bytes] = NO_XATTRS
+    xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_XATTRS)
 
     @property
     def kind(self) -> int:

@@ -1,7 +1,6 @@
 """What the operations of the tree work on, put together once by the daemon."""
 
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vfs.cache.fill import Fetcher
@@ -16,7 +15,6 @@ from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings, directory_of
 from vfs.tree.node import Inodes, Node
 from vfs.tree.sidecars import Sidecars
-from vfs.values import Inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,6 @@ class Context:
     read_only: bool
     keep_xattrs: bool
     statfs_bytes: int
-    drop_pages: Callable[[Inode], None]  # tell the kernel that an inode's content has changed
 
     def check_writable(self) -> None:
         """Refuse a change on a read-only mount. Errors: ReadOnlyError."""

@@ -5,8 +5,6 @@ import os
 import stat
 from dataclasses import replace
 
-import trio
-
 from vfs.errors import (
     BadHandleError,
     InvalidError,
@@ -16,6 +14,7 @@ from vfs.errors import (
 )
 from vfs.file.content import Content
 from vfs.file.handles import Handle, HandleTable
+from vfs.tasks import open_tasks
 from vfs.tree.context import Caller, Context
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Node
@@ -83,9 +82,7 @@ class Files:
         return self.handles.add(handle)
 
     def keeps_pages(self, node: Node) -> bool:
-        """Tell whether the pages that the kernel holds of a file are still right; note that it
-        has.
-        """
+        """Tell whether the kernel's pages are right, and note which version it has from now."""
         content = self._context.content(node)
         now = content.base.identity if content.base is not None else ""
         kept = node.pages_of == now or content.needs_commit
@@ -194,6 +191,6 @@ class Files:
 
     async def close_all(self) -> None:
         """Release what the kernel has not, after an unmount by force."""
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_tasks() as nursery:
             for number in self.handles.numbers():
                 nursery.start_soon(self.release, number)

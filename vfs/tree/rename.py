@@ -8,8 +8,6 @@ removed after that. A directory is a journalled sequence of those.
 
 from dataclasses import replace
 
-import trio
-
 from vfs import names
 from vfs.errors import (
     BusyError,
@@ -21,6 +19,7 @@ from vfs.errors import (
 )
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
+from vfs.tasks import open_tasks
 from vfs.tree.context import Context
 from vfs.tree.journal import file_record
 from vfs.tree.listing import directory_of
@@ -310,7 +309,7 @@ class Rename:
                 replaces = present.file if present is not None else None
                 renamed[key] = await self._context.layout.move(entry.file, key, replaces=replaces)
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_tasks() as nursery:
             for _ in range(min(MOVES_AT_ONCE, len(entries))):
                 nursery.start_soon(work)
 

@@ -15,6 +15,7 @@ from vfs import names
 from vfs.errors import ConflictError, MetadataError, NotFoundError, StaleError
 from vfs.stage.records import Value
 from vfs.store.base import ABSENT, ANY, BytesBody, Condition, ObjectInfo, Store
+from vfs.tasks import open_tasks
 from vfs.tree.attributes import Attributes
 from vfs.tree.sidecar import (
     SidecarEntry,
@@ -127,7 +128,7 @@ class Sidecars:
             if shard is not None:
                 shards[info.key.rpartition("/")[2]] = shard
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_tasks() as nursery:
             for info in missing:
                 nursery.start_soon(fetch, info)
         if broken and not sidecar.broken:

@@ -1,0 +1,143 @@
+"""The composition root: every part of a mount below its front ends, put together once.
+
+Order of birth: store, stage (locked), cache, committer, tree, what an earlier owner left
+unfinished. Leaving the block is the reverse.
+"""
+
+import logging
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from vfs.cache.fill import open_fetcher
+from vfs.cache.ram import RamCache
+from vfs.clock import wall_ns
+from vfs.config import MountSpec
+from vfs.errors import UnreachableError
+from vfs.file.committer import open_committer
+from vfs.layout.plain import PlainLayout
+from vfs.metrics import Metrics
+from vfs.stage.budget import StageBudget
+from vfs.stage.directory import Stage, default_limit, stage_name
+from vfs.store.base import Store
+from vfs.store.open import open_store
+from vfs.tasks import open_tasks
+from vfs.tree.attributes import Defaults, effective
+from vfs.tree.conflict import Conflicts
+from vfs.tree.context import Context
+from vfs.tree.filesystem import FileSystem, make_filesystem
+from vfs.tree.journal import Journal
+from vfs.tree.listing import Listings
+from vfs.tree.node import Inodes
+from vfs.tree.recovery import recover
+from vfs.tree.sidecars import Sidecars
+from vfs.values import MIB
+
+log = logging.getLogger(__name__)
+
+START_S = 14.0
+"""A store that does not answer must be reported within 15 s."""
+
+CACHE_SHARE = 3, 4
+"""Of `memory`: the rest is for parts in flight, requests and tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The parts of a mount that its front end and its report need."""
+
+    fs: FileSystem
+    store: Store
+    metrics: Metrics
+    cache: RamCache
+    conflicts: Conflicts
+
+
+@asynccontextmanager
+async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
+    """Build a mount's parts, take over what an earlier owner of the stage left."""
+    config = spec.config
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        store = await stack.enter_async_context(open_store(spec.url, config.store, metrics=metrics))
+        await _reach(store, spec.url, write=not config.tree.ro)
+        stage = _open_stage(spec, stack)
+        records = stage.names.open()
+        layout = PlainLayout(store, part_bytes=config.tree.part_size)
+        share, whole = CACHE_SHARE
+        cache = RamCache(config.cache.memory * share // whole, config.cache.block_size)
+        fetcher = await stack.enter_async_context(open_fetcher(cache, layout.read_into))
+        if config.cache.read_ahead is not None:
+            fetcher.most_ahead_bytes = config.cache.read_ahead
+        committer = await stack.enter_async_context(open_committer(layout, config.stage.stage_wait))
+        stage.budget.on_pressure = committer.relieve
+        sidecars = Sidecars(
+            store, enabled=config.tree.attributes == "sidecar", read_only=config.tree.ro
+        )
+        defaults = Defaults(config.tree.uid, config.tree.gid, config.tree.umask, wall_ns())
+        inodes = Inodes(defaults.directory())
+        journal = Journal(stage, sidecars)
+        unfinished = journal.replay(records)
+        context = Context(
+            layout=layout,
+            inodes=inodes,
+            listings=Listings(
+                layout,
+                inodes,
+                sidecars,
+                defaults,
+                ttl_s=config.tree.metadata_ttl,
+                negative_ttl_s=config.tree.negative_ttl,
+            ),
+            sidecars=sidecars,
+            journal=journal,
+            stage=stage,
+            committer=committer,
+            fetcher=fetcher,
+            defaults=defaults,
+            wall_ns=wall_ns,
+            read_only=config.tree.ro,
+            keep_xattrs=config.tree.xattr,
+            statfs_bytes=config.tree.statfs_size,
+        )
+        fs = make_filesystem(context)
+        own = await sidecars.refresh(inodes.root.key, 0)
+        inodes.root.attributes = effective(own.get(""), None, defaults)
+        if not config.tree.ro:
+            await recover(fs, unfinished)
+        nursery = await stack.enter_async_context(open_tasks())
+        conflicts = Conflicts(context, nursery)
+        committer.on_conflict = conflicts.lose
+        yield Mount(fs, store, metrics, cache, conflicts)
+        nursery.cancel_scope.cancel()
+
+
+async def _reach(store: Store, url: str, *, write: bool) -> None:
+    with trio.move_on_after(START_S) as scope:
+        await store.probe(write=write)
+    if scope.cancelled_caught:
+        raise UnreachableError(
+            f"{url} has not answered for {START_S:g} s: check address, network and server"
+        )
+
+
+def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
+    config = spec.config
+    if config.tree.ro:
+        # Nothing is ever staged, and several read-only mounts of one URL may stand side by side.
+        parent = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfs-ro-")))
+        limit = MIB
+    else:
+        parent = config.stage.stage_dir
+        limit = config.stage.stage_size or default_limit(parent)
+    budget = StageBudget(limit, config.stage.stage_wait)
+    stage = Stage(parent / stage_name(spec.url), spec.url, budget)
+    stage.open()
+    stack.callback(stage.close)
+    for path in stage.leftovers():
+        log.warning("%s: bytes that an earlier mount did not store; kept", path)
+    return stage

@@ -1,0 +1,137 @@
+"""What a daemon tells about its mount: the fields of `vfs status`, and its tasks on SIGUSR1."""
+
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from vfs import __version__
+from vfs.config import MountSpec
+from vfs.daemon.assembly import Mount
+from vfs.values import MIB
+
+log = logging.getLogger(__name__)
+
+
+class Report:
+    """The state of one mount."""
+
+    def __init__(self, spec: MountSpec, mountpoint: Path, mount: Mount) -> None:
+        self.state = "starting"
+        self.pid = os.getpid()
+        self.since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.last_error: str | None = None
+        self._spec = spec
+        self._mountpoint = mountpoint
+        self._mount = mount
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the store has everything."""
+        context = self._mount.fs.context
+        return not context.committer.dirty and not context.sidecars.pending
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Staged bytes that the store does not have."""
+        return sum(content.dirty_bytes for content in self._mount.fs.context.committer.dirty)
+
+    @property
+    def dirty_files(self) -> int:
+        """Files and attribute sidecars that the store does not have."""
+        context = self._mount.fs.context
+        return len(context.committer.dirty) + len(context.sidecars.pending)
+
+    def measure(self) -> tuple[float, ...]:
+        """Return numbers that change while anything moves towards the store."""
+        snapshot = self._mount.metrics.snapshot()
+        return (
+            self.dirty_bytes,
+            self.dirty_files,
+            snapshot.total("store_calls_total", result="OK"),
+        )
+
+    def dirt(self) -> str:
+        """Return what is not stored, for a message."""
+        return f"{self.dirty_bytes / MIB:.1f} MiB in {self.dirty_files} files"
+
+    def status(self) -> dict[str, object]:
+        """Return the fields of the contract."""
+        config = self._spec.config
+        context = self._mount.fs.context
+        cache = self._mount.cache
+        budget = context.stage.budget
+        snapshot = self._mount.metrics.snapshot()
+        calls = snapshot.total("store_calls_total")
+        failures = calls - sum(
+            snapshot.total("store_calls_total", result=result)
+            for result in ("OK", "NOT_FOUND", "CANCELLED")
+        )
+        dirty = context.committer.dirty
+        now = trio.current_time()
+        ages = [now - content.dirty_since_s for content in dirty if content.dirty_since_s]
+        failing = context.committer.failing
+        error = context.committer.last_error
+        state = "degraded" if self.state == "ready" and failing else self.state
+        return {
+            "mountpoint": str(self._mountpoint),
+            "url": self._spec.url,
+            "pid": self.pid,
+            "state": state,
+            "since": self.since,
+            "dirty_bytes": self.dirty_bytes,
+            "dirty_files": self.dirty_files,
+            "oldest_dirty_age_s": round(max(ages), 3) if ages else None,
+            "uploads_in_progress": context.committer.running,
+            "upload_queue_bytes": self.dirty_bytes,
+            "failed_uploads": failing,
+            "conflicts": self._mount.conflicts.count,
+            "stage_bytes": budget.used_bytes,
+            "stage_limit": budget.limit_bytes,
+            "memory_bytes": cache.used_bytes,
+            "memory_limit": config.cache.memory,
+            "fsync": config.stage.fsync,
+            "ro": config.tree.ro,
+            "layout": config.tree.layout,
+            "cache": {
+                "ram_bytes": cache.used_bytes,
+                "ram_limit": cache.limit_bytes,
+                "disk_bytes": 0,
+                "disk_limit": 0,
+                "hits": cache.hits,
+                "misses": cache.misses,
+            },
+            "requests": int(calls),
+            "errors": int(failures),
+            "last_error": error,
+            "stores": [
+                {
+                    "url": self._spec.url,
+                    "up": not failing,
+                    "latency_s": self._latency_s(),
+                    "last_error": error,
+                }
+            ],
+            "restart_needed": False,
+            "daemon_version": __version__,
+        }
+
+    def _latency_s(self) -> float | None:
+        snapshot = self._mount.metrics.snapshot()
+        calls = snapshot.total("store_calls_total")
+        return round(snapshot.total("store_seconds_total") / calls, 6) if calls else None
+
+    def dump_tasks(self) -> None:
+        """Log every task with where it stands, for someone who looks for a hang."""
+        root = trio.lowlevel.current_root_task()
+        todo = [root] if root is not None else []
+        while todo:
+            task = todo.pop()
+            frames = [
+                f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}"
+                for frame, line in task.iter_await_frames()
+            ]
+            log.warning("task %s: %s", task.name, " < ".join(reversed(frames)) or "not started")
+            todo += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
