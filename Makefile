@@ -42,5 +42,6 @@ lock:
 	$(COMPILE) pyproject.toml --group dev -c requirements-build.lock -c requirements.lock -o requirements-dev.lock
 
 clean:
+	[ ! -d .cache/servers ] || scripts/servers/rgw-stop.sh --wipe
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

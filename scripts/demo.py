@@ -25,7 +25,7 @@ TREE_BYTES = 200 * MIB
 IMAGE_BYTES = 320 * MIB  # the files, and what ext4 needs to keep them
 NEEDED_BYTES = 2 << 30  # tree, image, the store's copy, the stage's, and the one converted back
 SOURCES = ("/usr/lib", "/usr/share")
-COMMAND_TIMEOUT_S = 600
+COMMAND_TIMEOUT_S = 120  # a mount that answers takes a few seconds for any step
 
 MARK = "DEMO_DIRECTORY"
 
@@ -218,7 +218,7 @@ class Demo:
 
     def log_tail(self) -> str:
         """Return the last lines of the daemon's own log, where it keeps one in a file."""
-        logs = [path.read_text(errors="replace") for path in self.base.glob("stage/**/*.log")]
+        logs = [path.read_text(errors="replace") for path in self.base.glob("stage/**/vfs.log")]
         return "\n".join(line for text in logs for line in text.splitlines()[-20:])
 
 
