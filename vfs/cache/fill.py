@@ -5,6 +5,7 @@ for the rest, adjacent blocks in one request. A fetch belongs to nobody: its tas
 nursery that `open_fetcher` owns, so a reader that is cancelled costs the others nothing.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,8 @@ from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
 from vfs.tasks import open_tasks
 from vfs.values import MIB, Span
+
+log = logging.getLogger(__name__)
 
 REQUEST_BYTES = 1 * MIB
 """Largest single request: large enough that its cost is the bytes, small enough to overlap many."""
@@ -147,15 +150,16 @@ class Fetcher:
 
     async def _run(self, file: FileVersion, first: int, frames: list[Frame], fetch: _Fetch) -> None:
         start = first * self.block_bytes
-        span = Span(start, min(start + len(frames) * self.block_bytes, file.size))
-        views = [
-            frame.view[: piece.size]
-            for frame, piece in zip(frames, span.pieces(self.block_bytes), strict=True)
-        ]
         try:
-            await self._fill(file, span, views)
+            span = Span(start, min(start + len(frames) * self.block_bytes, file.size))
+            pieces = zip(frames, span.pieces(self.block_bytes), strict=True)
+            await self._fill(file, span, [frame.view[: piece.size] for frame, piece in pieces])
         except VfsError as error:
             fetch.error = error
+        except Exception as error:
+            # A fault of ours fails the readers of these blocks, never the mount.
+            log.exception("fetch of %r failed unexpectedly", file.pin.key)
+            fetch.error = VfsError(f"unexpected error: {error}", key=file.pin.key)
         else:
             for index, frame in enumerate(frames, first):
                 self._cache.keep(BlockKey(file.identity, index), frame)
@@ -178,6 +182,8 @@ class Fetcher:
                 self._cache.rename(BlockKey(old.identity, number), BlockKey(new.identity, number))
 
     def _blocks(self, span: Span) -> range:
+        if not span:
+            return range(0)
         return range(span.start // self.block_bytes, -(-span.stop // self.block_bytes))
 
     @staticmethod

@@ -163,6 +163,10 @@ class Committer:
             state.error = error
         except VfsError as error:
             self._failed(content, state, error)
+        except Exception as error:
+            # A fault of ours fails this file's callers and is tried again, never ends the mount.
+            log.exception("commit of %r failed unexpectedly", content.owner.key)
+            self._failed(content, state, VfsError(f"unexpected error: {error}"))
         else:
             state.error = None
             state.unreported = False
@@ -221,6 +225,8 @@ class Committer:
             except VfsError as error:
                 # The commit sends the part again and reports what is wrong then.
                 log.debug("part ahead of %r failed: %s", content.owner.key, error.message)
+            except Exception:
+                log.exception("part ahead of %r failed unexpectedly", content.owner.key)
 
     def relieve(self) -> None:
         """Make room in the stage: forget clean bytes, commit the oldest change."""
