@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, cast
 
 from vfs.errors import VfsError
@@ -29,33 +29,39 @@ def run_in_background(serve: Serve) -> None:
     # What is buffered now would be written twice.
     sys.stdout.flush()
     sys.stderr.flush()
+    # Until it is known whom to stop, Ctrl-C waits.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _detach(writing, serve)
+        _detach(writing, serve, mask)
     os.close(writing)
     os.waitpid(child, 0)
-    _await_ready(reading)
+    with os.fdopen(reading, "rb") as pipe:
+        pid = _number(_decode(pipe.readline()), "pid", 0)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _await_ready(pipe)
+        except KeyboardInterrupt:
+            if pid:
+                os.kill(pid, signal.SIGTERM)
+            raise
 
 
-def _await_ready(reading: int) -> None:
-    pid = 0
-    try:
-        with os.fdopen(reading, "rb") as pipe:
-            for line in pipe:
-                told = cast("dict[str, object]", json.loads(line))
-                pid = _number(told, "pid", pid)
-                if told.get("ready"):
-                    return
-                if "exit" in told:
-                    raise ExitError(str(told.get("message", "")), _number(told, "exit", 1))
-    except KeyboardInterrupt:
-        if pid:
-            os.kill(pid, signal.SIGTERM)
-        raise
+def _await_ready(pipe: Iterable[bytes]) -> None:
+    for line in pipe:
+        told = _decode(line)
+        if told.get("ready"):
+            return
+        if "exit" in told:
+            raise ExitError(str(told.get("message", "")), _number(told, "exit", 1))
     raise VfsError(
         "the daemon ended before the mount was usable; its log says why: journalctl -t vfs"
     )
+
+
+def _decode(line: bytes) -> dict[str, object]:
+    return cast("dict[str, object]", json.loads(line or b"{}"))
 
 
 def _number(told: dict[str, object], name: str, default: int) -> int:
@@ -63,7 +69,7 @@ def _number(told: dict[str, object], name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _detach(writing: int, serve: Serve) -> NoReturn:
+def _detach(writing: int, serve: Serve, mask: Iterable[int]) -> NoReturn:
     """Become a daemon; nothing returns into the caller's code, which belongs to the parent."""
     status = 1
     try:
@@ -71,6 +77,7 @@ def _detach(writing: int, serve: Serve) -> NoReturn:
         # The second child is no session leader: it can never get a terminal.
         if os.fork():
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.chdir("/")
         os.umask(0o077)
         status = _serve(writing, serve)

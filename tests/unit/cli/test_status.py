@@ -8,7 +8,34 @@ from tests.unit.cli.daemons import FakeDaemon, answering
 from vfs.cli.status import blank, judge
 from vfs.runtime import Record, write_record
 
-FIELDS = ["mountpoint", "url", "pid", "state", "since", "dirty_bytes", "dirty_files", "oldest_dirty_age_s", "uploads_in_progress", "upload_queue_bytes", "failed_uploads", "conflicts", "stage_bytes", "stage_limit", "memory_bytes", "memory_limit", "fsync", "ro", "layout", "cache", "requests", "errors", "last_error", "stores", "restart_needed", "daemon_version"]
+FIELDS = [
+    "mountpoint",
+    "url",
+    "pid",
+    "state",
+    "since",
+    "dirty_bytes",
+    "dirty_files",
+    "oldest_dirty_age_s",
+    "uploads_in_progress",
+    "upload_queue_bytes",
+    "failed_uploads",
+    "conflicts",
+    "stage_bytes",
+    "stage_limit",
+    "memory_bytes",
+    "memory_limit",
+    "fsync",
+    "ro",
+    "layout",
+    "cache",
+    "requests",
+    "errors",
+    "last_error",
+    "stores",
+    "restart_needed",
+    "daemon_version",
+]
 CACHE = ["ram_bytes", "ram_limit", "disk_bytes", "disk_limit", "hits", "misses"]
 
 RECORD = Record("/m", "mem://x", 1 << 30, "2030-01-02T03:04:05Z")  # a pid that nobody has
