@@ -141,6 +141,13 @@ class _Daemon:
         self._report.state = "ready"
         log.info("%s is mounted on %s", self._spec.url, self._mountpoint)
         ready()
+        await trio.to_thread.run_sync(
+            session.wait_until_detached, self._mountpoint, abandon_on_cancel=True
+        )
+        self._report.state = "draining"
+        while len(self._mount.fs.files.handles):  # noqa: ASYNC110 - open files outlive a lazy umount
+            await trio.sleep(PROGRESS_S)
+        session.stop_serving()
 
     async def _upload_sidecars(self) -> None:
         """Store changed attributes in batches, a directory at most once a second."""

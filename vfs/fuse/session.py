@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from vfs.fuse.ops import Operations
 MIN_TASKS = 8
 MAX_TASKS = 1_000
 """Requests served at once: blocked closes must leave room for everything else."""
+
+WATCH_MS = 5_000
 
 READ_AHEAD_KIB = 4096
 """The kernel's own read-ahead on our mount; 128 KiB, its default, caps a stream at 1.6 GB/s and at
@@ -112,6 +115,20 @@ def unmount(mountpoint: Path) -> bool:
         command = ["fusermount3", "-u", str(mountpoint)]
     done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - fixed words
     return done.returncode == 0
+
+
+def wait_until_detached(mountpoint: Path) -> None:
+    """Return when the mount is not in this mount namespace any more. Blocking.
+
+    The session itself may outlive that: a container or a service with a namespace of its own keeps
+    a copy of the mount, and open files keep one that was detached lazily.
+    """
+    with Path("/proc/self/mountinfo").open("rb") as table:
+        watcher = select.poll()
+        # The kernel marks the table with POLLPRI when it has changed (proc_pid_mountinfo(5)).
+        watcher.register(table, select.POLLPRI)
+        while device_of(mountpoint) is not None:
+            watcher.poll(WATCH_MS)
 
 
 async def serve() -> None:
