@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from vfs.clock import wall_ns
 from vfs.errors import (
     ConflictError,
     DeniedError,
@@ -20,8 +21,10 @@ from vfs.errors import (
     WrongKindError,
 )
 from vfs.store.backend.local import LocalStore
+from vfs.store.backend.local_files import Files
 from vfs.store.backend.local_list import Lister
 from vfs.store.backend.local_tree import Tree
+from vfs.store.backend.local_upload import PartGoneError, Places
 from vfs.store.base import ABSENT, Body, BytesBody, Condition, Part, Properties, Upload
 from vfs.values import MIB, Key, Span
 
@@ -215,6 +218,28 @@ async def test_counters_of_two_daemons_lose_no_step(root):
         await store.aclose()
 
 
+async def test_a_copy_of_a_file_that_changes_meanwhile_is_stale(root):
+    tree = Tree(root, "file:///root")
+    files = Files(tree, "file:///root")
+    (root / "source").write_bytes(b"before")
+    info = files.describe(Key("source"))
+
+    def change():
+        (root / "source").write_bytes(b"behind our back")
+
+    with pytest.raises(StaleError):
+        files.copy(info.pin, Key("target"), Condition(), None, change)
+    assert not (root / "target").exists()
+    tree.close()
+
+
+async def test_a_version_has_its_own_time_of_modification(store, root):
+    """The kernel's clock for files moves in steps, which two quick versions could share."""
+    before = wall_ns()
+    info = await store.write(KEY, BytesBody(b"x"))
+    assert before <= info.mtime_ns <= wall_ns()
+
+
 # Temporary files
 
 
@@ -341,13 +366,51 @@ async def test_an_upload_is_finished_by_the_next_process(root):
     await after.aclose()
 
 
-async def test_a_part_of_an_earlier_boot_is_gone(store):
-    upload = await store.begin_upload(KEY)
-    part = await store.upload_part(upload, 1, BytesBody(b"12345"), offset=0)
+async def test_a_part_of_an_earlier_boot_is_gone(root):
+    before, after = LocalStore(root), LocalStore(root)
+    upload = await before.begin_upload(KEY)
+    part = await before.upload_part(upload, 1, BytesBody(b"12345"), offset=0)
     start, size, boot, serial = part.tag.split("-")
     earlier = Part(1, f"{start}-{size}-{'0' * len(boot)}-{serial}", 5)
-    with pytest.raises(NotFoundError):
-        await store.finish_upload(upload, [earlier])
+    with pytest.raises(NotFoundError, match="part 1 is gone"):
+        await after.finish_upload(upload, [earlier])
+    assert (await after.finish_upload(upload, [part])).size == 5
+    await before.aclose()
+    await after.aclose()
+
+
+def test_a_finish_keeps_writers_out_unless_it_fails():
+    places = Places("boot")
+    with pytest.raises(ZeroDivisionError), places.finishing():
+        1 / 0  # noqa: B018
+    with places.writing(Span(0, 5)):
+        places.check()
+    with places.finishing(), pytest.raises(PartGoneError):
+        places.check()
+    with pytest.raises(PartGoneError), places.writing(Span(5, 9)):
+        pass
+    with pytest.raises(PartGoneError), places.finishing():
+        pass
+
+
+def test_writers_of_one_place_take_turns():
+    places, order = Places("boot"), []
+    begun = threading.Event()
+
+    def second():
+        begun.set()
+        with places.writing(Span(5, 15)):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with places.writing(Span(0, 10)):
+        thread.start()
+        begun.wait()
+        with places.writing(Span(20, 30)):  # elsewhere: no wait
+            order.append("elsewhere")
+        order.append("first")
+    thread.join()
+    assert order == ["elsewhere", "first", "second"]
 
 
 async def test_a_writer_that_is_late_cannot_touch_the_finished_object(store, root):
