@@ -13,12 +13,13 @@ from pathlib import Path
 
 import trio
 
-from vfs.cache.fill import open_fetcher
+from vfs.cache.fill import Fetcher, open_fetcher
 from vfs.cache.ram import RamCache
 from vfs.clock import wall_ns
-from vfs.config import MountSpec
+from vfs.config import Config, MountSpec
 from vfs.errors import UnreachableError
-from vfs.file.committer import open_committer
+from vfs.file.committer import Committer, open_committer
+from vfs.layout.base import Layout
 from vfs.layout.plain import PlainLayout
 from vfs.metrics import Metrics
 from vfs.stage.budget import StageBudget
@@ -59,13 +60,24 @@ class Mount:
 
 @asynccontextmanager
 async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
-    """Build a mount's parts, take over what an earlier owner of the stage left."""
+    """Reach the store, take the stage over and build a mount's parts on both."""
     config = spec.config
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         store = await stack.enter_async_context(open_store(spec.url, config.store, metrics=metrics))
         await _reach(store, spec.url, write=not config.tree.ro)
         stage = _open_stage(spec, stack)
+        yield await stack.enter_async_context(open_tree(store, stage, config, metrics))
+
+
+@asynccontextmanager
+async def open_tree(
+    store: Store, stage: Stage, config: Config, metrics: Metrics
+) -> AsyncGenerator[Mount, None]:
+    """Build a tree on a store that was probed and a stage that is open; finish what a crash
+    left.
+    """
+    async with AsyncExitStack() as stack:
         records = stage.names.open()
         layout = PlainLayout(store, part_bytes=config.tree.part_size)
         share, whole = CACHE_SHARE
@@ -75,38 +87,12 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
             fetcher.most_ahead_bytes = config.cache.read_ahead
         committer = await stack.enter_async_context(open_committer(layout, config.stage.stage_wait))
         stage.budget.on_pressure = committer.relieve
-        sidecars = Sidecars(
-            store, enabled=config.tree.attributes == "sidecar", read_only=config.tree.ro
-        )
-        defaults = Defaults(config.tree.uid, config.tree.gid, config.tree.umask, wall_ns())
-        inodes = Inodes(defaults.directory())
-        journal = Journal(stage, sidecars)
-        unfinished = journal.replay(records)
-        context = Context(
-            layout=layout,
-            inodes=inodes,
-            listings=Listings(
-                layout,
-                inodes,
-                sidecars,
-                defaults,
-                ttl_s=config.tree.metadata_ttl,
-                negative_ttl_s=config.tree.negative_ttl,
-            ),
-            sidecars=sidecars,
-            journal=journal,
-            stage=stage,
-            committer=committer,
-            fetcher=fetcher,
-            defaults=defaults,
-            wall_ns=wall_ns,
-            read_only=config.tree.ro,
-            keep_xattrs=config.tree.xattr,
-            statfs_bytes=config.tree.statfs_size,
-        )
+        context = _make_context(layout, store, stage, config, fetcher, committer)
+        unfinished = context.journal.replay(records)
         fs = make_filesystem(context)
-        own = await sidecars.refresh(inodes.root.key, 0)
-        inodes.root.attributes = effective(own.get(""), None, defaults)
+        root = context.inodes.root
+        own = await context.sidecars.refresh(root.key, 0)
+        root.attributes = effective(own.get(""), None, context.defaults)
         if not config.tree.ro:
             await recover(fs, unfinished)
         nursery = await stack.enter_async_context(open_tasks())
@@ -114,6 +100,42 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
         committer.on_conflict = conflicts.lose
         yield Mount(fs, store, metrics, cache, conflicts)
         nursery.cancel_scope.cancel()
+
+
+def _make_context(
+    layout: Layout,
+    store: Store,
+    stage: Stage,
+    config: Config,
+    fetcher: Fetcher,
+    committer: Committer,
+) -> Context:
+    tree = config.tree
+    sidecars = Sidecars(store, enabled=tree.attributes == "sidecar", read_only=tree.ro)
+    defaults = Defaults(tree.uid, tree.gid, tree.umask, wall_ns())
+    inodes = Inodes(defaults.directory())
+    return Context(
+        layout=layout,
+        inodes=inodes,
+        listings=Listings(
+            layout,
+            inodes,
+            sidecars,
+            defaults,
+            ttl_s=tree.metadata_ttl,
+            negative_ttl_s=tree.negative_ttl,
+        ),
+        sidecars=sidecars,
+        journal=Journal(stage, sidecars),
+        stage=stage,
+        committer=committer,
+        fetcher=fetcher,
+        defaults=defaults,
+        wall_ns=wall_ns,
+        read_only=tree.ro,
+        keep_xattrs=tree.xattr,
+        statfs_bytes=tree.statfs_size,
+    )
 
 
 async def _reach(store: Store, url: str, *, write: bool) -> None:

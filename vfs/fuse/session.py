@@ -60,7 +60,7 @@ def mounted(operations: Operations, mountpoint: Path, options: set[str]) -> Iter
     try:
         yield
     finally:
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=device_of(mountpoint) is not None)
 
 
 def _mount_error(error: OSError, mountpoint: Path) -> VfsError:
