@@ -104,7 +104,7 @@ def _fail_if_required(
 def _skip_reason(report: object) -> str:
     longrepr = getattr(report, "longrepr", None)
     text = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
-    return text.removeprefix("Skipped: ")
+    return text.removeprefix("Skipped").removeprefix(": ") or "no reason given"
 
 
 def _tally(stats: dict[str, list]) -> dict[str, Level]:

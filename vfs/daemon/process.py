@@ -130,14 +130,15 @@ class _Daemon:
             nursery.cancel_scope.cancel()
 
     async def _become_ready(self, ready: Callable[[], None]) -> None:
+        # The first answer through the kernel proves that the mount is usable. In a thread, like all
+        # that touches the mount: this thread is the one that serves it.
+        await trio.to_thread.run_sync(os.statvfs, self._mountpoint)
+        # Only now: the kernel sets its own limits when it has the answer to INIT.
         background = self._spec.config.mount.max_background
-        # In a thread: files of sysfs may block, and this thread is the one that serves the mount.
         for refusal in await trio.to_thread.run_sync(
             session.tune_kernel, self._mountpoint, background
         ):
             log.info("kernel setting left as it is: %s", refusal)
-        # The first answer through the kernel proves that the mount is usable.
-        await trio.to_thread.run_sync(os.statvfs, self._mountpoint)
         self._report.state = "ready"
         log.info("%s is mounted on %s", self._spec.url, self._mountpoint)
         ready()

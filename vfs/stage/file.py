@@ -62,6 +62,7 @@ class StagedFile:
         self._budget = budget
         self._charged = 0
         self._readers = 0
+        self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
@@ -239,7 +240,8 @@ class StagedFile:
         self._charged = 0
         os.close(self._fd)
         self._fd = -1
-        self.path.unlink(missing_ok=True)
+        if not self.preserved:
+            self.path.unlink(missing_ok=True)
 
 
 class Frozen:

@@ -53,6 +53,7 @@ class ScriptedServer:
         self.port = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
         self.connections = 0
+        self._current: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -61,6 +62,9 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        if self._current is not None:
+            with contextlib.suppress(OSError):
+                self._current.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         assert not self._thread.is_alive()
 
@@ -71,6 +75,7 @@ class ScriptedServer:
             except OSError:
                 return
             self.connections += 1
+            self._current = sock
             with contextlib.suppress(OSError), sock:
                 if self._tls is not None:
                     with self._tls.wrap_socket(sock, server_side=True) as wrapped:

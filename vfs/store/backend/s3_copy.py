@@ -22,14 +22,13 @@ async def copy_in_parts(
     source: ObjectInfo,
     *,
     condition: Condition,
-    part_bytes: int = PART_BYTES,
 ) -> ObjectInfo:
     """Fill an upload with an object and finish it; abort it when that fails.
 
     Errors: those of `Store.copy`.
     """
     try:
-        parts = await _copy_parts(store, upload, source, part_bytes)
+        parts = await _copy_parts(store, upload, source)
         return await store.finish_upload(upload, parts, condition=condition)
     except BaseException:
         # Parts are paid for until they are dropped. A finish whose reply was lost is not undone
@@ -39,12 +38,10 @@ async def copy_in_parts(
         raise
 
 
-async def _copy_parts(
-    store: Store, upload: Upload, source: ObjectInfo, part_bytes: int
-) -> list[Part]:
+async def _copy_parts(store: Store, upload: Upload, source: ObjectInfo) -> list[Part]:
     parts: list[Part] = []
     failures: list[VfsError] = []
-    pending = iter(enumerate(Span(0, source.size).pieces(part_bytes), 1))
+    pending = iter(enumerate(Span(0, source.size).pieces(PART_BYTES), 1))
 
     async def work() -> None:
         for number, span in pending:

@@ -8,6 +8,7 @@ import functools
 import re
 import ssl
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -19,6 +20,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials as SdkCredentials
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 from botocore.loaders import Loader
+from urllib3.exceptions import InsecureRequestWarning
 
 from vfs.errors import AuthenticationError, ConfigError
 from vfs.store.backend.s3_errors import Doing, translate
@@ -58,6 +60,10 @@ _SYSTEM_BUNDLES = (
 
 # Directory buckets have session credentials of their own, which the SDK makes.
 _DIRECTORY_BUCKET = "--x-s3"
+
+# Where the SDK sends those who hold a presigned URL, and only those. It redirects reads of buckets
+# of other regions that are not a day old.
+_GLOBAL_HOST = "s3.amazonaws.com"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -160,6 +166,8 @@ def _open(address: S3Address, options: StoreConfig) -> Link:
     bundle = _bundle(options, core.get_config_variable("ca_bundle"))
     session = boto3.Session(botocore_session=core, region_name=options.region or None)
     credentials = session.get_credentials()
+    if not options.tls_verify:  # chosen by the user, who need not hear of it at each connection
+        warnings.filterwarnings("ignore", category=InsecureRequestWarning)
     if credentials is None:
         raise AuthenticationError(
             f"no credentials for {address.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -225,7 +233,11 @@ def _route(
     signed = urlsplit(
         client.generate_presigned_url("get_object", Params={"Bucket": address.bucket, "Key": "x"})
     )
-    host = signed.hostname or ""
+    netloc = signed.netloc
+    if netloc.endswith(_GLOBAL_HOST):
+        regional = urlsplit(client.meta.endpoint_url).netloc
+        netloc = netloc.removesuffix(_GLOBAL_HOST) + regional
+    host = urlsplit(f"//{netloc}").hostname or ""
     if signed.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return None
     scope = parse_qs(signed.query)["X-Amz-Credential"][0].split("/")
@@ -234,7 +246,7 @@ def _route(
     stall_s = min(_STALL_S, options.timeout)
     return ReadRoute(
         Endpoint(host, port, tls, stall_s=stall_s),
-        host=signed.netloc,
+        host=netloc,
         path=unquote(signed.path).removesuffix("x"),
         region=unquote(scope[-3]),
     )
