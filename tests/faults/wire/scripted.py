@@ -1,6 +1,7 @@
 """An HTTP server that does exactly what a test tells it, one connection after the other."""
 
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -105,12 +106,21 @@ class ScriptedServer:
 
     def _read_request(self, sock: socket.socket) -> bytes:
         data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            piece = sock.recv(4096)
-            if not piece:
-                raise OSError("client closed")
-            data += piece
-        return data
+        while b"\r\n\r\n" not in data:
+            data += self._receive(sock)
+        head, _, body = data.partition(b"\r\n\r\n")
+        if b"expect: 100-continue" in head.lower():
+            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        length = re.search(rb"(?i)content-length: ([0-9]+)", head)
+        while length is not None and len(body) < int(length[1]):
+            body += self._receive(sock)
+        return head + b"\r\n\r\n" + body
+
+    def _receive(self, sock: socket.socket) -> bytes:
+        piece = sock.recv(65536)
+        if not piece:
+            raise OSError("client closed")
+        return piece
 
 
 @contextlib.contextmanager
