@@ -123,8 +123,11 @@ def make_runtime_directory(directory: Path) -> None:
 
 
 def mount_id(mountpoint: Path) -> str:
-    """Return the name under which a mount point's files stand in the runtime directory."""
-    return hashlib.sha256(os.fsencode(real_mountpoint(mountpoint))).hexdigest()[:16]
+    """Return the name under which a mount point's files stand in the runtime directory.
+
+    The path must be the real one: to resolve it here would be to look at a mount that may hang.
+    """
+    return hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
 
 
 def real_mountpoint(mountpoint: Path) -> Path:

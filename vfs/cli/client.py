@@ -175,7 +175,7 @@ def all_mounts() -> list[tuple[Record, Path]]:
 
 
 def find_mount(mountpoint: Path) -> tuple[Record, Path]:
-    """Return the record and the socket of one mount point.
+    """Return the record and the socket of one mount point, given by its real path.
 
     Errors: NotFoundError when no daemon has ever been there.
     """

@@ -19,7 +19,7 @@ from vfs.config import (
 
 VERSION = 1
 
-FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
+FILE = click.argument("file", type=Path, required=False)
 
 
 @click.group("config", context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,7 +11,7 @@ from vfs.cli.verb import Verb
 
 @click.command("flush", cls=Verb)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0), metavar="S", help="Give up then.")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)
 def flush_command(path: Path, timeout_s: float | None) -> None:
     """Wait until everything below PATH, or on the mount point, is stored.
 

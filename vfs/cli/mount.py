@@ -10,11 +10,11 @@ from typing import Protocol, cast
 import click
 
 from vfs.cli.background import run_in_background
+from vfs.cli.mounts import resolve
 from vfs.cli.preflight import check_mount, hidden_content
 from vfs.cli.verb import Verb, option_strings
 from vfs.config import MountSpec, load_config
 from vfs.log import configure_log
-from vfs.runtime import real_mountpoint
 
 
 class Daemon(Protocol):
@@ -31,12 +31,12 @@ class Daemon(Protocol):
 @click.option(
     "--config",
     "file",
-    type=click.Path(path_type=Path),
+    type=Path,
     metavar="FILE",
     help="Read the options, and NAME, from this file.",
 )
 @click.argument("url", metavar="URL|NAME")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 def mount_command(
     url: str, mountpoint: Path, foreground: bool, options: Sequence[str], file: Path | None
 ) -> int:
@@ -50,7 +50,7 @@ def mount_command(
 
 def mount(spec: MountSpec, mountpoint: Path, *, foreground: bool) -> int:
     """Mount and return the exit code; in the foreground, when it is unmounted again."""
-    real = real_mountpoint(mountpoint)
+    real = resolve(mountpoint)
     check_mount(spec, real)
     if hidden_content(real):
         click.echo(f"vfs: {mountpoint} is not empty; the mount hides what is in it", err=True)

@@ -16,11 +16,12 @@ import click
 
 from vfs.cli.main import run
 from vfs.cli.mount import mount
+from vfs.cli.mounts import resolve
 from vfs.cli.preflight import check_mount
 from vfs.config import CONTRACT_OPTIONS, load_config
 from vfs.errors import ConfigError, UnsupportedError
 from vfs.options import split_options
-from vfs.runtime import EXIT_DENIED, EXIT_DONE, EXIT_USAGE, real_mountpoint
+from vfs.runtime import EXIT_DENIED, EXIT_DONE, EXIT_USAGE
 
 EX_USAGE = 1
 EX_FAIL = 32
@@ -82,7 +83,7 @@ def sort_options(strings: Sequence[str], *, tolerant: bool) -> FstabOptions:
 @click.option("-t", "_type", metavar="TYPE", help="Accepted; always fuse.vfs.")
 @click.option("-o", "options", multiple=True, metavar="OPTS", help="Options.")
 @click.argument("spec", metavar="SPEC")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=Path)
 def helper_command(  # noqa: PLR0913 - mount(8) has that many switches
     *,
     spec: str,
@@ -102,7 +103,7 @@ def helper_command(  # noqa: PLR0913 - mount(8) has that many switches
     found = load_config(spec, sorted_options.options, os.environ)
     found = replace(found, kernel_options=sorted_options.kernel)
     if fake:
-        check_mount(found, real_mountpoint(directory))
+        check_mount(found, resolve(directory))
     else:
         mount(found, directory, foreground=False)
     if verbose:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfs.errors import BusyError, ConfigError, DeniedError, VfsError
+from vfs.runtime import real_mountpoint
 
 FILESYSTEM_TYPE = "fuse.vfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -44,6 +45,16 @@ def find_entry(mountpoint: Path) -> MountEntry | None:
     text = os.fsdecode(MOUNTINFO.read_bytes())
     at = [entry for entry in parse_mountinfo(text) if entry.mountpoint == mountpoint]
     return at[-1] if at else None
+
+
+def resolve(mountpoint: Path) -> Path:
+    """Return the path without links.
+
+    A mount itself is not touched: where its daemon hangs, so would whoever looks at it.
+    """
+    path = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - resolve() looks at the last name, too
+    beside = real_mountpoint(path.parent) / path.name
+    return beside if find_entry(beside) else real_mountpoint(path)
 
 
 def is_dead(mountpoint: Path) -> bool:

@@ -12,10 +12,11 @@ from typing import cast
 import click
 
 from vfs.cli.client import Fields, all_mounts, ask, number
+from vfs.cli.mounts import resolve
 from vfs.cli.text import show_bytes
 from vfs.cli.verb import Verb, as_json
 from vfs.errors import MetadataError, VfsError
-from vfs.runtime import EXIT_DIRTY, EXIT_FAILED, EXIT_NOT_FOUND, Record, is_alive, real_mountpoint
+from vfs.runtime import EXIT_DIRTY, EXIT_FAILED, EXIT_NOT_FOUND, Record, is_alive
 
 VERSION = 1
 
@@ -32,7 +33,7 @@ HEALTHY = ("starting", "ready", "draining")
     metavar="S",
     help="With --check: fail when something has waited longer to be stored.",
 )
-@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.argument("mountpoint", type=Path, required=False)
 def status_command(
     mountpoint: Path | None, json_output: bool, check: bool, max_age_s: float | None
 ) -> int:
@@ -57,7 +58,7 @@ def status_command(
 
 def collect(mountpoint: Path | None) -> list[Fields]:
     """Return the state of every mount, or of the one that is asked for."""
-    wanted = None if mountpoint is None else str(real_mountpoint(mountpoint))
+    wanted = None if mountpoint is None else str(resolve(mountpoint))
     return [
         _state(record, control)
         for record, control in all_mounts()

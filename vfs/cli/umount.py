@@ -8,15 +8,16 @@ something off.
 import os
 import select
 from pathlib import Path
+from typing import cast
 
 import click
 
-from vfs.cli.client import ask, find_mount, number
+from vfs.cli.client import Fields, ask, find_mount, number
 from vfs.cli.drain import drain
-from vfs.cli.mounts import FILESYSTEM_TYPE, MountEntry, detach, find_entry, is_dead
+from vfs.cli.mounts import FILESYSTEM_TYPE, MountEntry, detach, find_entry, is_dead, resolve
 from vfs.cli.verb import Verb
 from vfs.errors import ConfigError, NotFoundError, UnreachableError, VfsError
-from vfs.runtime import EXIT_DIRTY, ExitError, Record, is_alive, real_mountpoint, record_path
+from vfs.runtime import EXIT_DIRTY, ExitError, Record, is_alive, record_path
 
 END_S = 60.0
 """A daemon without a mount and with nothing left to store ends at once, on a machine at rest."""
@@ -27,7 +28,7 @@ END_S = 60.0
     "--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up then."
 )
 @click.option("--lazy", is_flag=True, help="Detach now and let the daemon store the rest.")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 def umount_command(mountpoint: Path, timeout_s: float | None, lazy: bool) -> int:
     """Unmount MOUNTPOINT when everything is stored.
 
@@ -39,7 +40,7 @@ def umount_command(mountpoint: Path, timeout_s: float | None, lazy: bool) -> int
 
 def unmount(mountpoint: Path, *, timeout_s: float | None, lazy: bool) -> int:
     """Unmount and return the exit code."""
-    real = real_mountpoint(mountpoint)
+    real = resolve(mountpoint)
     entry = find_entry(real)
     if entry is not None and entry.kind != FILESYSTEM_TYPE:
         raise ConfigError(f"{mountpoint} is a mount of {entry.kind}, not of vfs; use umount")
@@ -62,10 +63,13 @@ def unmount(mountpoint: Path, *, timeout_s: float | None, lazy: bool) -> int:
 
 
 def _let_go(real: Path, entry: MountEntry | None, record: Record, control: Path) -> int:
-    answer = ask(control, "umount", {"lazy": True, "timeout_s": None})
+    try:
+        told = ask(control, "status").get("mount")
+    except (VfsError, TimeoutError):
+        told = None  # it hangs, which is a reason more to get rid of the mount
     if entry is not None:
-        detach(real, lazy=True)
-    if not number(answer, "dirty"):
+        detach(real, lazy=True)  # the daemon sees that, stores the rest and ends
+    if isinstance(told, dict) and not number(cast("Fields", told), "dirty_files"):
         return 0
     click.echo(record.pid)
     return EXIT_DIRTY

@@ -18,7 +18,7 @@ from vfs.errors import UnsupportedError
 @click.option("-v", "verbose", is_flag=True, help="Say what is done.")
 @click.option("-N", "namespace", metavar="NS", help="Refused: call it in that namespace.")
 @click.option("-t", "_type", metavar="TYPE", help="Accepted; always fuse.vfs.")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=Path)
 def helper_command(
     *,
     directory: Path,

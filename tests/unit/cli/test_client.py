@@ -126,7 +126,6 @@ def test_a_mount_is_found_through_a_link(runtime, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     write_record(runtime, record(tmp_path / "real"))
-    assert mount_id(tmp_path / "link") == mount_id(tmp_path / "real")
     assert find_mount_of(tmp_path / "link/f")[2] == "f"
 
 

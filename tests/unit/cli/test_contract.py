@@ -123,3 +123,9 @@ def test_the_help_imports_nothing_heavy():
 def test_every_console_script_leads_to_a_function():
     for module in ("main", "mount_helper", "umount_helper"):
         assert callable(importlib.import_module(f"vfs.cli.{module}").main)
+
+
+@pytest.mark.parametrize("path", BUILT)
+def test_no_path_is_looked_at_while_the_line_is_parsed(path):
+    # On a dead or hanging mount a mere stat fails, or never ends.
+    assert not any(isinstance(parameter.type, click.Path) for parameter in command_of(path).params)

@@ -109,17 +109,23 @@ def test_lazy_detaches_at_once_and_names_the_daemon_that_still_works(
     vfs, runtime, kernel, tmp_path
 ):
     kernel.mount(tmp_path)
-    with FakeDaemon(runtime, tmp_path, answering({"ok": True, "dirty": 5})) as daemon:
+    with FakeDaemon(runtime, tmp_path, answering({"ok": True, "mount": {"dirty_files": 5}})):
         outcome = vfs("umount", "--lazy", tmp_path)
     assert (outcome.code, outcome.out) == (8, f"{os.getpid()}\n")
     assert kernel.calls == [(tmp_path, True)]
-    assert daemon.asked[0]["lazy"] is True
 
 
 def test_lazy_with_nothing_left_to_store_is_done(vfs, runtime, kernel, tmp_path):
     kernel.mount(tmp_path)
-    with FakeDaemon(runtime, tmp_path, answering({"ok": True, "dirty": 0})):
+    with FakeDaemon(runtime, tmp_path, answering({"ok": True, "mount": {"dirty_files": 0}})):
         assert vfs("umount", "--lazy", tmp_path).code == 0
+
+
+def test_lazy_gets_rid_of_a_mount_whose_daemon_does_not_answer(vfs, runtime, kernel, tmp_path):
+    kernel.mount(tmp_path)
+    with FakeDaemon(runtime, tmp_path, answering()):
+        assert vfs("umount", "--lazy", tmp_path).code == 8
+    assert kernel.calls == [(tmp_path, True)]
 
 
 def test_what_is_no_mount_point_is_not_found(vfs, runtime, kernel, tmp_path):
@@ -217,6 +223,21 @@ def test_mountinfo_is_read_with_its_escapes():
         "36 22 0:42 / /mnt/a\\040b rw,nosuid shared:1 - fuse.vfs s3://b/x rw,user_id=0\n"
     )
     assert parse_mountinfo(text)[1] == MountEntry(Path("/mnt/a b"), "fuse.vfs", "s3://b/x")
+
+
+def test_a_mount_is_found_through_links_above_it_but_is_not_touched(monkeypatch, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real/to").symlink_to("mnt")
+    mounted = tmp_path / "real/mnt"
+    monkeypatch.setattr(mounts, "find_entry", lambda path: path == mounted)
+    looked_at = []
+    monkeypatch.setattr(
+        mounts, "real_mountpoint", lambda path: looked_at.append(path) or path.resolve()
+    )
+    assert mounts.resolve(tmp_path / "link/mnt") == mounted
+    assert looked_at == [tmp_path / "link"]
+    assert mounts.resolve(tmp_path / "link/to") == mounted
 
 
 def program(directory, name, script):
