@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,7 +198,8 @@ def test_ctrl_c_stops_the_waiting_only(vfs, runtime, kernel, tmp_path):
 
     def answers(request):
         yield {"progress": {}}
-        os.kill(os.getpid(), signal.SIGINT)
+        # To the one thread that a blocked call can be woken in, as a terminal's Ctrl-C does.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         yield WAIT
 
     with FakeDaemon(runtime, tmp_path, answers):
