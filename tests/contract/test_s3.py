@@ -349,6 +349,20 @@ async def test_an_error_with_200_is_no_copy():
             await store.copy(ObjectVersion(KEY, Version("v1")), Key("copy"))
 
 
+async def test_a_copy_repeats_the_storage_class_of_its_source():
+    modified = "Last-Modified: Fri, 02 Jan 2026 03:04:05 GMT"
+    head = answer("200 OK", "", 'ETag: "v1"', modified, "x-amz-storage-class: STANDARD_IA")
+    copied = (
+        '<?xml version="1.0"?><CopyObjectResult><ETag>"v1"</ETag>'
+        "<LastModified>2026-01-02T03:04:05.000Z</LastModified></CopyObjectResult>"
+    )
+    async with store_at([head, answer("200 OK", copied)]) as (store, server):
+        await store.copy(ObjectVersion(KEY, Version("v1")), Key("copy"))
+        request = server.requests[1]
+    assert b"x-amz-storage-class: STANDARD_IA\r\n" in request
+    assert b'x-amz-copy-source-if-match: "v1"\r\n' in request
+
+
 async def test_a_condition_is_written_as_the_service_wants_it():
     features = Features(write_if_version=True, quirks=frozenset({"unquoted-etags"}))
     stored = answer("200 OK", "", 'ETag: "v2"')

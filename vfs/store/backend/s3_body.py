@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing_extensions import Buffer, override
 
 from vfs.store.base import Body
+from vfs.values import KIB
+
+_PIECE_BYTES = 256 * KIB
 
 
 class BodyFile(io.RawIOBase):
@@ -44,6 +47,15 @@ class BodyFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._body.size}
         self._position = base[whence] + offset
         return self._position
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        # The SDK sends in pieces of 16 KiB, each of which takes the GIL several times; it sends
+        # what it is given, so it is given more.
+        wanted = self._body.size if size < 0 else max(size, _PIECE_BYTES)
+        piece = bytearray(max(0, min(wanted, self._body.size - self._position)))
+        self.readinto(piece)
+        return bytes(piece)
 
     @override
     def readinto(self, buffer: Buffer, /) -> int:
