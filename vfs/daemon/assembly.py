@@ -17,11 +17,13 @@ from vfs.cache.fill import Fetcher, open_fetcher
 from vfs.cache.ram import RamCache
 from vfs.clock import wall_ns
 from vfs.config import Config, MountSpec
-from vfs.errors import UnreachableError
+from vfs.errors import BusyError, UnreachableError
 from vfs.file.committer import Committer, open_committer
+from vfs.fuse.session import device_of
 from vfs.layout.base import Layout
 from vfs.layout.plain import PlainLayout
 from vfs.metrics import Metrics
+from vfs.runtime import is_alive, list_records, runtime_directory
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage, default_limit, stage_name
 from vfs.store.base import Store
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 
 START_S = 14.0
 """A store that does not answer must be reported within 15 s."""
+
+TAKE_OVER_PAUSE_S = 0.5
 
 CACHE_SHARE = 3, 4
 """Of `memory`: the rest is for parts in flight, requests and tables."""
@@ -66,7 +70,7 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
         metrics = Metrics()
         store = await stack.enter_async_context(open_store(spec.url, config.store, metrics=metrics))
         await _reach(store, spec.url, write=not config.tree.ro)
-        stage = _open_stage(spec, stack)
+        stage = await _open_stage(spec, stack)
         yield await stack.enter_async_context(open_tree(store, stage, config, metrics))
 
 
@@ -74,9 +78,7 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
 async def open_tree(
     store: Store, stage: Stage, config: Config, metrics: Metrics
 ) -> AsyncGenerator[Mount, None]:
-    """Build a tree on a store that was probed and a stage that is open; finish what a crash
-    left.
-    """
+    """Build a tree on a probed store and an open stage; finish what a crash left undone."""
     async with AsyncExitStack() as stack:
         records = stage.names.open()
         layout = PlainLayout(store, part_bytes=config.tree.part_size)
@@ -147,7 +149,7 @@ async def _reach(store: Store, url: str, *, write: bool) -> None:
         )
 
 
-def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
+async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
     config = spec.config
     if config.tree.ro:
         # Nothing is ever staged, and several read-only mounts of one URL may stand side by side.
@@ -158,8 +160,33 @@ def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
         limit = config.stage.stage_size or default_limit(parent)
     budget = StageBudget(limit, config.stage.stage_wait)
     stage = Stage(parent / stage_name(spec.url), spec.url, budget)
-    stage.open()
+    await _take_over(stage)
     stack.callback(stage.close)
     for path in stage.leftovers():
         log.warning("%s: bytes that an earlier mount did not store; kept", path)
     return stage
+
+
+async def _take_over(stage: Stage) -> None:
+    """Open the stage; wait for an owner that is only storing what it had when it was unmounted."""
+    told = False
+    while True:
+        try:
+            await trio.to_thread.run_sync(stage.open)
+        except BusyError:
+            if not is_draining(stage.path):
+                raise
+            if not told:
+                log.warning("waiting for an earlier mount of this URL that is still uploading")
+                told = True
+            await trio.sleep(TAKE_OVER_PAUSE_S)
+        else:
+            return
+
+
+def is_draining(stage: Path) -> bool:
+    """Tell whether the stage's owner is a daemon whose mount is gone already."""
+    for record in list_records(runtime_directory()):
+        if record.stage == str(stage) and is_alive(record.pid):
+            return device_of(Path(record.mountpoint)) is None
+    return False

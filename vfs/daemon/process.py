@@ -46,6 +46,7 @@ COMPACT_BYTES = 64 << 10
 async def serve_mount(spec: MountSpec, mountpoint: Path, ready: Callable[[], None]) -> int:
     """Run one mount from its first request to its last; return the exit code."""
     async with open_mount(spec) as mount:
+        # tune_interpreter()
         return await _Daemon(spec, mountpoint, mount).run(ready)
 
 
@@ -77,7 +78,9 @@ class _Daemon:
 
     async def run(self, ready: Callable[[], None]) -> int:
         config = self._spec.config
-        options = session.mount_options(config.mount, self._spec.url, read_only=config.tree.ro)
+        options = session.mount_options(
+            config.mount, self._spec.url, self._spec.kernel_options, read_only=config.tree.ro
+        )
         operations = Operations(self._mount.fs, config.tree.metadata_ttl)
         directory = runtime_directory()
         make_runtime_directory(directory)

@@ -4,7 +4,7 @@ import errno
 import os
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,11 @@ READ_AHEAD_KIB = 4096
 25 MB/s when the store is 20 ms away (docs/performance.md)."""
 
 
-def mount_options(config: MountConfig, url: str, *, read_only: bool) -> set[str]:
-    """Return the options of mount(2) and of libfuse."""
-    options = {f"fsname={_escaped(url)}", "subtype=vfs"}
+def mount_options(
+    config: MountConfig, url: str, kernel_options: Iterable[str], *, read_only: bool
+) -> set[str]:
+    """Return the options of libfuse and of mount(2): nodev, nosuid and such."""
+    options = {f"fsname={_escaped(url)}", "subtype=vfs", *kernel_options}
     if config.allow_other:
         options.add("allow_other")
     if config.default_permissions:
