@@ -17,6 +17,7 @@ from vfs import names
 from vfs.config import MountSpec
 from vfs.control import Fields, Progress, Verb, open_control
 from vfs.daemon.assembly import Mount, open_mount
+from vfs.daemon.interpreter import tune_interpreter
 from vfs.daemon.report import Report
 from vfs.errors import InvalidError, VfsError
 from vfs.fuse import session
@@ -46,7 +47,7 @@ COMPACT_BYTES = 64 << 10
 async def serve_mount(spec: MountSpec, mountpoint: Path, ready: Callable[[], None]) -> int:
     """Run one mount from its first request to its last; return the exit code."""
     async with open_mount(spec) as mount:
-        # tune_interpreter()
+        tune_interpreter()
         return await _Daemon(spec, mountpoint, mount).run(ready)
 
 
