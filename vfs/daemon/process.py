@@ -189,6 +189,8 @@ class _Daemon:
         async with open_tasks() as nursery:
             nursery.start_soon(watch.run, nursery.cancel_scope.cancel)
             await self._context.committer.drain()
+            while self._mount.conflicts.active:  # noqa: ASYNC110 - rare, and short
+                await trio.sleep(PROGRESS_S)
             # A pause between attempts, not a poll.
             while not await upload_sidecars(self._context):  # noqa: ASYNC110
                 await trio.sleep(SIDECAR_PAUSE_S)

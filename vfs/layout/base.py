@@ -56,6 +56,7 @@ class DirectoryPage:
     sidecars: tuple[ObjectInfo, ...]  # our own attribute objects in this directory
     hidden: int  # keys that cannot be file names
     exists: bool  # some key with this prefix was seen, be it only the directory's marker
+    marker: bool  # the directory's own marker was seen: it stays when it is empty
     cursor: str | None  # None on the last page
 
 

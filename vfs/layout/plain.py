@@ -82,10 +82,12 @@ class PlainLayout(Layout):
         entries: list[Entry] = []
         sidecars: list[ObjectInfo] = []
         hidden = 0
+        marker = not directory
         for info in page.objects:
             name = info.key[len(prefix) :]
             if not name:
-                continue  # the directory's own marker
+                marker = True
+                continue
             if names.is_reserved(name):
                 sidecars.append(info)
             elif names.is_name(name):
@@ -103,6 +105,7 @@ class PlainLayout(Layout):
             sidecars=tuple(sidecars),
             hidden=hidden,
             exists=bool(page.objects or page.prefixes) or not directory,
+            marker=marker,
             cursor=page.cursor,
         )
 

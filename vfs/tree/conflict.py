@@ -29,6 +29,7 @@ class Conflicts:
         self._context = context
         self._nursery = nursery
         self.count = 0
+        self.active = 0  # copies under way
         self.partial: list[Path] = []  # staged files whose base is gone
 
     def lose(self, content: Content, error: VfsError) -> None:
@@ -44,9 +45,16 @@ class Conflicts:
         directory.changes.pop(name, None)
         directory.entries = None
         directory.listed_s = float("-inf")
+        self.active += 1
         self._nursery.start_soon(self._keep, content, node)
 
     async def _keep(self, content: Content, node: Node) -> None:
+        try:
+            await self._copy(content, node)
+        finally:
+            self.active -= 1
+
+    async def _copy(self, content: Content, node: Node) -> None:
         """Store the loser's bytes under a name of their own."""
         parent = node.parent
         if parent is None:

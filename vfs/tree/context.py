@@ -59,6 +59,7 @@ class Context:
     def committed(self, node: Node, version: FileVersion) -> None:
         """Publish a new version of a file: between two awaits, by its commit."""
         node.attributes = replace(node.attributes, version=version.pin.version)
+        node.pages_of = version.identity  # the kernel's pages are what was just stored
         if node.detached or node.parent is None:
             return
         directory = directory_of(node.parent)

@@ -35,13 +35,16 @@ class Files:
         self, parent: Node, name: str, mode: int, flags: int, caller: Caller
     ) -> tuple[Node, HandleId]:
         """Make a file and open it. Errors: ExistsError, those of names that cannot be made."""
-        if not flags & os.O_EXCL:
-            found = await self._context.listings.find(parent, name, max_age_s=0)
-            if found is not None:
-                # The kernel believed it missing; another host has made it meanwhile.
-                return found, await self.open(found, flags & ~os.O_CREAT)
-        node = await self._namespace.create(parent, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
-        return node, self._open(node, flags)
+        kind = stat.S_IFREG | stat.S_IMODE(mode)
+        if flags & os.O_EXCL:
+            node = await self._namespace.create(parent, name, kind, caller)
+            return node, self._open(node, flags)
+        made = await self._namespace.create_unless_known(parent, name, kind, caller)
+        if made is not None:
+            return made, self._open(made, flags)
+        # The kernel believed it missing; another host has made it meanwhile.
+        found = await self._namespace.lookup(parent, name)
+        return found, await self.open(found, flags & ~os.O_CREAT)
 
     async def open(self, node: Node, flags: int) -> HandleId:
         """Open a file. Errors: IsDirectoryError, ReadOnlyError, StaleError (look it up again)."""
@@ -140,6 +143,10 @@ class Files:
     async def fsync(self, number: HandleId) -> None:
         """Store what the file holds, whoever wrote it."""
         await self.store(self.handles.get(number).node)
+
+    def is_written(self, node: Node) -> bool:
+        """Tell whether somebody has a file open for writing, and will store it when closing."""
+        return node.content is not None and node.content.writers > 0
 
     async def store(self, node: Node) -> None:
         """Return when the store, or the journal, has everything of a file.

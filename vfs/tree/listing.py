@@ -78,10 +78,35 @@ class Listings:
         directory = directory_of(parent)
         if not directory.large:
             await self.load(parent, age_s, whole=False)
-        if directory.entries is not None and trio.current_time() - directory.listed_s <= age_s:
-            return directory.entries.get(name)
+        if self._is_fresh(directory, age_s):
+            found = self._listed(directory, name)
+            if found is None and not self._is_fresh(directory, min(age_s, self.negative_ttl_s)):
+                await self.load(parent, min(age_s, self.negative_ttl_s), whole=False)
+                found = self._listed(directory, name)
+            if found is not None or directory.entries is not None:
+                return found
         await self._sidecars.refresh(parent.key, age_s)
         return await self._layout.find(names.child(parent.key, name))
+
+    @staticmethod
+    def _is_fresh(directory: Directory, age_s: float) -> bool:
+        age = trio.current_time() - directory.listed_s
+        return directory.entries is not None and age <= age_s
+
+    @staticmethod
+    def _listed(directory: Directory, name: str) -> Entry | None:
+        return directory.entries.get(name) if directory.entries is not None else None
+
+    async def ask(self, parent: Node, name: str) -> Node | None:
+        """Return the node of a name, asking the store for it alone and now."""
+        decided, node = self.own(parent, name)
+        if decided:
+            return node
+        entry = await self._layout.find(names.child(parent.key, name))
+        decided, node = self.own(parent, name)
+        if decided or entry is None:
+            return node
+        return self.reconcile(parent, entry)
 
     async def load(self, parent: Node, age_s: float, *, whole: bool) -> None:
         """List a directory unless the last listing is young enough.
@@ -100,6 +125,7 @@ class Listings:
             page = await self._layout.list(parent.key)
             while True:
                 hidden += page.hidden
+                directory.has_marker |= page.marker
                 self._take(page, entries, sidecars)
                 if page.cursor is None or not whole or len(entries) > KEPT_ENTRIES:
                     break

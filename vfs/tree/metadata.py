@@ -66,7 +66,11 @@ class Metadata:
         return node
 
     async def set(self, node: Node, change: AttributeChange, *, has_handle: bool) -> None:
-        """Change attributes; a size without an open handle is stored before this returns."""
+        """Change attributes; a size that nobody has open for writing is stored before this returns.
+
+        The kernel truncates for open(O_TRUNC) without naming the handle that it has just opened:
+        storing an empty version then would show it to other hosts, and for nothing.
+        """
         context = self._context
         context.check_writable()
         if change.size is not None:
@@ -84,7 +88,7 @@ class Metadata:
         )
         if change.atime_ns is not None:
             node.atime_ns = change.atime_ns
-        if change.size is not None and not has_handle:
+        if change.size is not None and not has_handle and not self._files.is_written(node):
             await self._files.store(node)
         elif self._only_in_memory(change):
             return

@@ -55,14 +55,17 @@ class Namespace:
     async def _must_be_free(self, parent: Node, name: str) -> None:
         """Prepare to make a name. Errors: ExistsError, and those of names that cannot be made."""
         context = self._context
-        context.check_writable()
+        self._check_makeable(parent, name)
+        # Asked anew: an answer from memory must not hide what another host has made.
+        if await context.listings.ask(parent, name) is not None:
+            raise ExistsError("the name exists", key=names.child(parent.key, name))
+
+    def _check_makeable(self, parent: Node, name: str) -> None:
+        self._context.check_writable()
         names.check_new(name)
-        context.layout.check_key(names.child(parent.key, name))
+        self._context.layout.check_key(names.child(parent.key, name))
         if parent.detached:
             raise NotFoundError("the directory is gone", key=parent.key)
-        # Asked anew: a negative answer from memory must not overwrite what another host has made.
-        if await context.listings.find(parent, name, max_age_s=0) is not None:
-            raise ExistsError("the name exists", key=names.child(parent.key, name))
 
     def _born(self, parent: Node, name: str, node: Node, *, pending: bool) -> None:
         """Make a new name visible."""
@@ -75,6 +78,19 @@ class Namespace:
     async def create(self, parent: Node, name: str, mode: int, caller: Caller) -> Node:
         """Make an empty file; it becomes an object at its first flush. Errors: ExistsError."""
         await self._must_be_free(parent, name)
+        return self._new_file(parent, name, mode, caller)
+
+    async def create_unless_known(
+        self, parent: Node, name: str, mode: int, caller: Caller
+    ) -> Node | None:
+        """Make an empty file where no name is known, without asking the store once more.
+
+        The first commit has the condition that nothing is there, so another host's file of that
+        name is a conflict, not a loss. None when the name is known after all.
+        """
+        self._check_makeable(parent, name)
+        if await self._context.listings.find(parent, name) is not None:
+            return None
         return self._new_file(parent, name, mode, caller)
 
     def _new_file(self, parent: Node, name: str, mode: int, caller: Caller) -> Node:

@@ -55,7 +55,7 @@ class Rename:
         names.check_new(target_name)
         context.layout.check_key(names.child(target_parent.key, target_name))
         node = await self._namespace.lookup(parent, name)
-        target = await context.listings.find(target_parent, target_name, max_age_s=0)
+        target = await context.listings.ask(target_parent, target_name)
         if target is node:
             return
         if target is not None and flags & NOREPLACE:
