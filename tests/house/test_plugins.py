@@ -41,6 +41,20 @@ def test_a_skip_shows_with_its_reason(run):
     result.stdout.fnmatch_lines(["unit: 1 skipped: no gateway"])
 
 
+ASYNC = """
+import pytest
+
+async def test_it():
+    pytest.{}("no gateway")
+"""
+
+
+@pytest.mark.parametrize(("call", "words"), [("skip", "skipped"), ("xfail", "expected to fail")])
+def test_an_async_test_keeps_its_reason(run, call, words):
+    result = run(ASYNC.format(call), "-o", "trio_mode=true")
+    result.stdout.fnmatch_lines([f"unit: 1 {words}: no gateway"])
+
+
 def test_a_skip_of_what_is_required_is_a_failure(run, monkeypatch):
     monkeypatch.setenv("VFS_REQUIRE", "fuse,rgw")
     result = run(SKIPPED)

@@ -72,8 +72,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport]:
     report = yield
+    if report.outcome == "skipped" and call.excinfo is not None:
+        _restore_reason(report, call.excinfo.value)
     if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         markers = {mark.name for mark in item.iter_markers()}
         _fail_if_required(report, level_of(item.nodeid), markers)
@@ -89,6 +93,19 @@ def pytest_make_collect_report(
         markers = {mark.name for mark in collector.iter_markers()}
         _fail_if_required(report, level_of(collector.nodeid), markers)
     return report
+
+
+def _restore_reason(report: pytest.TestReport, error: BaseException) -> None:
+    """Put back the reason of a skip in an async test, which pytest-trio raises anew without it."""
+    group = error.__context__
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        [group] = group.exceptions
+    if str(error) or not isinstance(group, pytest.skip.Exception | pytest.xfail.Exception):
+        return
+    if hasattr(report, "wasxfail"):
+        report.wasxfail = f"reason: {group}"
+    elif isinstance(report.longrepr, tuple):
+        report.longrepr = (*report.longrepr[:2], f"Skipped: {group}")
 
 
 def _fail_if_required(
