@@ -68,6 +68,7 @@ class PlainDraft(Draft):
         self._beginning = trio.Lock()
         self._metadata = metadata
         self._sent: dict[int, SentPart] = {}
+        self._uploaded: set[int] = set()  # part numbers that the upload has, wanted or not
         self._offered: set[int] = set()
         self._sending: dict[int, bool] = {}  # number -> still what was read
 
@@ -101,6 +102,7 @@ class PlainDraft(Draft):
 
     async def _send(self, number: int, span: Span, body: Body) -> Part:
         upload = await self._begun()
+        self._uploaded.add(number)
         return await self._store.upload_part(upload, number, body, offset=span.start)
 
     async def _begun(self) -> Upload:
@@ -181,11 +183,13 @@ class PlainDraft(Draft):
         if self._base is not None and features.copy_part:
             reach = Span(0, min(self._base.size, content.size))
             clean = SpanSet(content.changed.missing(reach))
-        if self._grid is None:
-            self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=content.size)
-        plan = parts.plan_commit(
-            content.size, clean, list(self._sent.values()), self._grid, self._rules
-        )
+        plan = self._plan(content, clean)
+        if self._uploaded - {step.number for step in plan}:
+            # A part that was sent and is void now cannot be left out: Ceph 16 refuses to finish an
+            # upload that has a part more than it names. Rare: a cut, or a delta that changed its
+            # mind.
+            await self.abandon()
+            plan = self._plan(content, clean)
         await self._begun()
         done: dict[int, Part] = {step.number: step.kept for step in plan if step.kept}
         todo = iter([step for step in plan if step.kept is None])
@@ -201,8 +205,15 @@ class PlainDraft(Draft):
             await self._check_base()
         return [done[number] for number in sorted(done)]
 
+    def _plan(self, content: Content, clean: SpanSet) -> list[Step]:
+        if self._grid is None:
+            self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=content.size)
+        sent = list(self._sent.values())
+        return parts.plan_commit(content.size, clean, sent, self._grid, self._rules)
+
     async def _carry_out(self, step: Step, content: Content) -> Part:
         upload = await self._begun()
+        self._uploaded.add(step.number)
         if step.copy and self._base is not None:
             return await self._store.copy_part(
                 upload, step.number, self._base.pin, step.span, offset=step.span.start
@@ -269,6 +280,7 @@ class PlainDraft(Draft):
 
     def _forget_upload(self) -> None:
         self._upload = None
+        self._uploaded = set()
         self._sent.clear()
         for number in self._sending:
             self._sending[number] = False
