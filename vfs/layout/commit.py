@@ -70,6 +70,8 @@ class PlainDraft(Draft):
         self._sent: dict[int, SentPart] = {}
         self._uploaded: set[int] = set()  # part numbers that the upload has, wanted or not
         self._offered: set[int] = set()
+        self._committing = False
+        self._quiet = trio.Event()  # set, and replaced, when the last part ahead has been sent
         self._sending: dict[int, bool] = {}  # number -> still what was read
 
     @override
@@ -91,6 +93,8 @@ class PlainDraft(Draft):
         if self._grid is None:
             raise ValueError("send before ahead")
         number = self._grid.number(span.start)
+        if self._committing:
+            return  # the commit sends what is still missing itself
         self._sending[number] = True
         try:
             part = await self._send(number, span, body)
@@ -99,6 +103,9 @@ class PlainDraft(Draft):
                 await self._log.part_sent(part, span)
         finally:
             del self._sending[number]
+            if not self._sending:
+                self._quiet.set()
+                self._quiet = trio.Event()
 
     async def _send(self, number: int, span: Span, body: Body) -> Part:
         upload = await self._begun()
@@ -125,6 +132,16 @@ class PlainDraft(Draft):
     @override
     async def commit(self, content: Content, metadata: Mapping[str, str]) -> FileVersion:
         self._metadata = metadata
+        self._committing = True
+        try:
+            if self._sending:
+                # Two requests for one part number must never race: the later one would win.
+                await self._quiet.wait()
+            return await self._commit(content)
+        finally:
+            self._committing = False
+
+    async def _commit(self, content: Content) -> FileVersion:
         try:
             info = await self._put(content)
         except NotFoundError as error:
