@@ -137,25 +137,39 @@ def plan_commit(
     fit the final size are sent again.
     """
     if rules.equal_parts:
-        return _plan_equal(size, clean, sent, grid)
-    steps: list[Step] = []
-    position, number = 0, 1
-    for ready in sorted(sent, key=lambda one: one.span):
-        if ready.span.stop > size or not _fits(ready, size, rules):
-            continue
-        if ready.span.start > position:
-            gap = Span(position, ready.span.start)
-            steps += _plan_gap(gap, size, clean, (number, ready.part.number - 1), grid, rules)
-        steps.append(Step(ready.part.number, ready.span, kept=ready.part))
-        position, number = ready.span.stop, ready.part.number + 1
-    if position < size:
-        tail = Span(position, size)
-        steps += _plan_gap(tail, size, clean, (number, rules.max_parts), grid, rules)
-    return steps
+        return _plan_equal(size, clean, sent, grid, rules)
+    usable = [one for one in sent if one.span.stop <= size and _fits(one, size, rules)]
+    # A file that has outgrown its grid may leave too few numbers beyond the parts that were sent.
+    for kept in (usable, []):
+        steps = _plan_around(kept, size, clean, grid, rules)
+        if steps is not None:
+            return steps
+    one = max(rules.min_bytes, -(-size // rules.max_parts))
+    pieces = [(piece, clean.covers(piece)) for piece in Span(0, size).pieces(one)]
+    return _numbered(pieces, 1)
 
 
 def _fits(ready: SentPart, size: int, rules: PartRules) -> bool:
     return ready.span.size >= rules.min_bytes or ready.span.stop == size
+
+
+def _plan_around(
+    kept: Sequence[SentPart], size: int, clean: SpanSet, grid: Grid, rules: PartRules
+) -> list[Step] | None:
+    """Plan what lies between the parts that are kept; None when the numbers do not suffice."""
+    steps: list[Step] = []
+    position, number = 0, 1
+    for ready in sorted(kept, key=lambda one: one.span):
+        numbers = (number, ready.part.number - 1)
+        between = _plan_gap(Span(position, ready.span.start), size, clean, numbers, grid, rules)
+        if between is None:
+            return None
+        steps += between
+        steps.append(Step(ready.part.number, ready.span, kept=ready.part))
+        position, number = ready.span.stop, ready.part.number + 1
+    numbers = (number, rules.max_parts)
+    rest = _plan_gap(Span(position, size), size, clean, numbers, grid, rules)
+    return None if rest is None else steps + rest
 
 
 def _plan_gap(
@@ -165,24 +179,29 @@ def _plan_gap(
     numbers: tuple[int, int],
     grid: Grid,
     rules: PartRules,
-) -> list[Step]:
-    """Plan a range between parts sent ahead, with the numbers that are free there."""
+) -> list[Step] | None:
+    """Plan a range between parts sent ahead with the numbers that are free there, if that can be.
+    """
+    if not gap:
+        return []
     room = numbers[1] - numbers[0] + 1
-    unit = max(rules.min_bytes, DELTA_UNIT_BYTES)
-    if not clean.touches(gap):
+    if not clean.touches(gap) and grid.number(gap.stop - 1) <= numbers[1]:
         pieces = [(part.clip(gap), False) for _, part in grid.parts(gap)]
         return _numbered(_mend_small(pieces, size, rules), numbers[0])
-    while True:
-        pieces = _cells(gap, clean, unit, rules)
-        pieces = _mend_small(pieces, size, rules)
+    unit = max(rules.min_bytes, DELTA_UNIT_BYTES)
+    # Mending adds less than two of the smallest parts to a piece.
+    most = rules.max_bytes - 2 * rules.min_bytes
+    while unit <= most:
+        pieces = _mend_small(_cells(gap, clean, unit, most, rules), size, rules)
         if len(pieces) <= room:
             return _numbered(pieces, numbers[0])
         unit *= 2
-        if unit > 2 * gap.size:  # cannot happen: one piece always fits
-            raise TooLargeError(f"no plan for {gap.size} bytes in {room} parts")
+    return None
 
 
-def _cells(gap: Span, clean: SpanSet, unit: int, rules: PartRules) -> list[tuple[Span, bool]]:
+def _cells(
+    gap: Span, clean: SpanSet, unit: int, most: int, rules: PartRules
+) -> list[tuple[Span, bool]]:
     """Cut on multiples of `unit`, join cells of one kind, and cap each piece."""
     runs: list[tuple[Span, bool]] = []
     for start, stop, copied in _runs(gap, clean, unit):
@@ -192,11 +211,7 @@ def _cells(gap: Span, clean: SpanSet, unit: int, rules: PartRules) -> list[tuple
             runs.append((Span(start, stop), copied))
     out: list[tuple[Span, bool]] = []
     for span, copied in runs:
-        cap = (
-            rules.max_bytes // unit * unit
-            if copied
-            else min(rules.max_bytes, max(unit, UPLOAD_BYTES))
-        )
+        cap = most // unit * unit if copied else min(most, max(unit, UPLOAD_BYTES))
         out += [(piece, copied) for piece in _even(span, cap, rules.min_bytes)]
     return out
 
@@ -259,8 +274,12 @@ def _numbered(pieces: Sequence[tuple[Span, bool]], first: int) -> list[Step]:
     return [Step(first + i, span, copy=copied) for i, (span, copied) in enumerate(pieces)]
 
 
-def _plan_equal(size: int, clean: SpanSet, sent: Sequence[SentPart], grid: Grid) -> list[Step]:
+def _plan_equal(
+    size: int, clean: SpanSet, sent: Sequence[SentPart], grid: Grid, rules: PartRules
+) -> list[Step]:
     """Plan for stores that want all parts of one size: every cut on the grid."""
+    if size and grid.number(size - 1) > rules.max_parts:
+        grid, sent = ladder(rules, size=size), []
     whole = Span(0, size)
     kept = {ready.part.number: ready for ready in sent if ready.span.stop <= size}
     steps: list[Step] = []
