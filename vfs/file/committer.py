@@ -128,6 +128,7 @@ class Committer:
         state.wanted_now.set()
         if not state.running:
             state.running = True
+            state.scope = trio.CancelScope()
             state.ended = trio.Event()
             self._nursery.start_soon(self._run, content, state)
 

@@ -156,13 +156,16 @@ class StagedFile:
     async def fill(self, span: Span, data: memoryview) -> None:
         """Keep clean bytes of the base version, where nothing newer is present."""
         async with self._lock:
+            gaps = list(self.present.missing(span))
             try:
-                for gap in self.present.missing(span):
+                for gap in gaps:
                     piece = data[gap.start - span.start : gap.stop - span.start]
                     await trio.to_thread.run_sync(_write_exactly, self._fd, gap.start, piece)
+                if self._frozen is not None:
+                    await self._frozen.fill(span, data)
             except OSError as error:
                 raise stage_error(error, self.path) from error
-            cost = self._cost(span)
+            cost = sum(gap.size for gap in gaps)
             self._charged += cost
             # A commit that drains the stage must be able to finish, so this may pass the limit by
             # the few parts that are in flight.
@@ -210,14 +213,13 @@ class StagedFile:
         if base_size is not None:
             self.base_size = min(base_size, self.size)
             self.dirty = frozen.written_since.cut(self.size).add(Span(self.base_size, self.size))
-            self.holes = self.holes.shared(self.dirty)
         frozen.close()
 
     def drop_clean(self) -> None:
         """Give back the space of bytes that the store has."""
         if self._frozen is not None or self._readers:
             return
-        for span in list(self.present.minus(self.dirty)):
+        for span in list(self.present.minus(self.dirty).minus(self.holes)):
             punch_hole(self._fd, span)
             self.present = self.present.remove(span)
         owned = self.present.minus(self.holes).size
@@ -263,15 +265,31 @@ class Frozen:
         """Save what is frozen of a span that is about to be overwritten."""
         limit = Span(0, self.size)
         present = self._file.present
+        # What was written since the freeze is not frozen any more, whether it was present or not.
         todo = [
-            part for gap in self._saved.missing(span.clip(limit)) for part in present.within(gap)
+            part
+            for gap in self.written_since.missing(span.clip(limit))
+            for part in present.within(gap)
         ]
         if todo:
-            if self._saved_fd < 0:
-                self._saved_fd = _unnamed_file(self._file.path.parent)
+            self._open_saved()
             await trio.to_thread.run_sync(self._copy, todo)
             self._saved = self._saved.union(SpanSet(todo))
         self.written_since = self.written_since.add(span)
+
+    def _open_saved(self) -> None:
+        if self._saved_fd < 0:
+            self._saved_fd = _unnamed_file(self._file.path.parent)
+
+    async def fill(self, span: Span, data: memoryview) -> None:
+        """Keep clean bytes whose place in the staged file was overwritten before they came."""
+        for gap in list(self.missing(span)):
+            piece = data[gap.start - span.start : gap.stop - span.start]
+            for lost in self.written_since.within(gap):
+                self._open_saved()
+                part = piece[lost.start - gap.start : lost.stop - gap.start]
+                await trio.to_thread.run_sync(_write_exactly, self._saved_fd, lost.start, part)
+                self._saved = self._saved.add(lost)
 
     def _copy(self, spans: list[Span]) -> None:
         for span in spans:
@@ -291,7 +309,8 @@ class Frozen:
 
     def missing(self, span: Span) -> Iterator[Span]:
         """Yield the clean bytes of a span that must be fetched before `body` can be read."""
-        return self._file.present.union(self._saved).missing(span)
+        untouched = self._file.present.minus(self.written_since)
+        return untouched.union(self._saved).missing(span)
 
     def body(self, span: Span) -> Body:
         """Return a span, all present, as something to upload."""
