@@ -62,6 +62,9 @@ async def upload_sidecars(context: Context) -> bool:
             log.warning(
                 "attributes of %r not stored yet, tried again: %s", sidecar.directory, error.message
             )
+        except Exception:
+            stored = False
+            log.exception("attributes of %r: unexpected error, tried again", sidecar.directory)
     if not context.sidecars.pending:
         await context.journal.compact(COMPACT_BYTES)
     return stored

@@ -51,6 +51,9 @@ class Conflicts:
     async def _keep(self, content: Content, node: Node) -> None:
         try:
             await self._copy(content, node)
+        except Exception:
+            log.exception("conflict copy of %r: unexpected error", node.key)
+            self._keep_partial(content, node)
         finally:
             self.active -= 1
 
