@@ -1,0 +1,26 @@
+import pytest
+
+from vfs.stage.budget import StageBudget
+from vfs.stage.file import StagedFile
+from vfs.values import MIB
+
+
+@pytest.fixture
+def budget():
+    return StageBudget(64 * MIB, wait_s=60)
+
+
+@pytest.fixture
+async def make_staged(tmp_path, budget):
+    """Make staged files over a base of a size; all of them are closed at the end."""
+    made = []
+
+    def make(base_size=0):
+        staged = StagedFile(tmp_path / f"staged-{len(made)}", budget, base_size)
+        made.append(staged)
+        return staged
+
+    yield make
+    for staged in made:
+        staged.close()
+    assert budget.used_bytes == 0, "closed files give back all that they were charged for"
