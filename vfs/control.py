@@ -8,7 +8,7 @@ One JSON object a line. A request is `{"version": 1, "verb": ...}`; the answer i
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -30,7 +30,7 @@ MAX_REQUEST_BYTES = 64 << 10
 
 
 @asynccontextmanager
-async def open_control(path: Path, verbs: Mapping[str, Verb]) -> AsyncIterator[None]:
+async def open_control(path: Path, verbs: Mapping[str, Verb]) -> AsyncGenerator[None]:
     """Serve the control socket; leaving the block closes it and removes its name."""
     await trio.Path(path).unlink(missing_ok=True)
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)

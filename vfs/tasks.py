@@ -6,6 +6,7 @@ that callers can react to a `VfsError` without knowing how many tasks were behin
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import trio
 
@@ -15,7 +16,7 @@ from vfs.errors import VfsError
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", error))
         else:
             yield error
 

@@ -6,7 +6,7 @@ nursery that `open_fetcher` owns, so a reader that is cancelled costs the others
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -74,7 +74,7 @@ class Fetcher:
                     self._cache.release(frame)
 
     @asynccontextmanager
-    async def _room(self, frames: int) -> AsyncIterator[None]:
+    async def _room(self, frames: int) -> AsyncGenerator[None]:
         """Admit a reader that may hold frames while it waits for others.
 
         All readers together hold at most half of the arena, so that some frame can always be taken
@@ -202,7 +202,7 @@ class Fetcher:
 
 
 @asynccontextmanager
-async def open_fetcher(cache: RamCache, fill: Fill) -> AsyncIterator[Fetcher]:
+async def open_fetcher(cache: RamCache, fill: Fill) -> AsyncGenerator[Fetcher]:
     """Run a fetcher; leaving the block cancels its requests."""
     async with open_tasks() as nursery:
         yield Fetcher(cache, fill, nursery)

@@ -94,8 +94,19 @@ class RamCache:
         while (frame := self.take()) is None:
             turn = trio.Event()
             self._waiting.append(turn)
-            await turn.wait()
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn.is_set():
+                    self._wake()  # cancelled after its turn had come: the next one has it
+                else:
+                    self._waiting.remove(turn)
+                raise
         return frame
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
 
     def keep(self, key: BlockKey, frame: Frame) -> None:
         """Cache a filled frame."""
@@ -127,15 +138,13 @@ class RamCache:
         if frame.holds == 0:
             if frame.key is None:
                 self._free.append(frame)
-            if self._waiting:
-                self._waiting.popleft().set()
+            self._wake()
 
     def _forget(self, frame: Frame) -> None:
         frame.key = None
         if frame.holds == 0:
             self._free.append(frame)
-            if self._waiting:
-                self._waiting.popleft().set()
+            self._wake()
 
     def drop(self, key: BlockKey) -> None:
         """Forget one block."""

@@ -7,7 +7,7 @@ nothing, the commit goes on and is retried for ever.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -247,7 +247,7 @@ class Committer:
 
 
 @asynccontextmanager
-async def open_committer(layout: Layout, wait_s: float) -> AsyncIterator[Committer]:
+async def open_committer(layout: Layout, wait_s: float) -> AsyncGenerator[Committer]:
     """Run a committer; leaving the block cancels its uploads, staged bytes stay."""
     async with open_tasks() as nursery:
         yield Committer(layout, nursery, wait_s)

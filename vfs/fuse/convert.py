@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pyfuse3
@@ -23,7 +23,7 @@ PREFERRED_IO_BYTES = 128 << 10
 
 
 @asynccontextmanager
-async def reply(operation: str) -> AsyncIterator[None]:
+async def reply(operation: str) -> AsyncGenerator[None]:
     """Answer failures: a VfsError by its errno, anything unexpected by EIO and a traceback.
 
     Whatever else left a handler would end pyfuse3's main loop, and with it the mount.

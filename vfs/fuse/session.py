@@ -4,7 +4,7 @@ import errno
 import os
 import select
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def _escaped(url: str) -> str:
 
 
 @contextmanager
-def mounted(operations: Operations, mountpoint: Path, options: set[str]) -> Iterator[None]:
+def mounted(operations: Operations, mountpoint: Path, options: set[str]) -> Generator[None]:
     """Mount; leaving the block unmounts what is still there.
 
     Errors: NotFoundError, DeniedError, BusyError with what to do.

@@ -180,8 +180,7 @@ def _plan_gap(
     grid: Grid,
     rules: PartRules,
 ) -> list[Step] | None:
-    """Plan a range between parts sent ahead with the numbers that are free there, if that can be.
-    """
+    """Plan a range between parts sent ahead with the numbers free there; None if impossible."""
     if not gap:
         return []
     room = numbers[1] - numbers[0] + 1

@@ -16,6 +16,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import cast
 
 from vfs.errors import BusyError, DeniedError, FullError, MetadataError
 from vfs.stage.budget import StageBudget
@@ -147,10 +148,10 @@ def default_limit(path: Path) -> int:
 
 def _field(text: bytes, name: str) -> object:
     try:
-        value = json.loads(text)
+        value: object = json.loads(text)
     except ValueError:
         return None
-    return value.get(name) if isinstance(value, dict) else None
+    return cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
 
 
 def _pid(text: bytes) -> str:

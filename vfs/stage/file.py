@@ -12,7 +12,7 @@ on one side; read, then look what was saved, on the other.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -173,7 +173,7 @@ class StagedFile:
             self.present = self.present.add(span)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> Generator[None]:
         """Keep present bytes present while they are read across an await."""
         self._readers += 1
         try:

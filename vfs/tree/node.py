@@ -34,6 +34,10 @@ class Change:
     at_s: float  # when it was settled
 
 
+def _no_children() -> "dict[str, Node]":
+    return {}
+
+
 @dataclass(slots=True)
 class Directory:
     """What is known of a directory's names."""
@@ -43,7 +47,7 @@ class Directory:
     large: bool = False  # too large to be listed for a look-up
     hidden: int = 0  # keys that cannot be names, counted by the last listing
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
-    children: "dict[str, Node]" = field(default_factory=dict)
+    children: "dict[str, Node]" = field(default_factory=_no_children)
     tombstones: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
