@@ -20,9 +20,7 @@ SMALL = PartRules(
     max_object_bytes=16 * MIB,
     max_write_bytes=4 * MIB,
 )
-TIGHT = PartRules(
-    min_bytes=5 * MIB, max_bytes=40 * MIB, max_parts=20, max_object_bytes=800 * MIB
-)
+TIGHT = PartRules(min_bytes=5 * MIB, max_bytes=40 * MIB, max_parts=20, max_object_bytes=800 * MIB)
 EQUAL = PartRules(max_parts=1000, equal_parts=True)
 ALL_RULES = [S3, SMALL, TIGHT, EQUAL]
 
@@ -124,7 +122,7 @@ def test_a_delta_uploads_little_more_than_what_is_dirty(situation):
 
 def test_a_hundred_small_changes_of_four_gib_cost_one_smallest_part_each():
     pick = random.Random(7)
-    starts = pick.sample(range(0, 4 * GIB // (4 * KIB)), 100)
+    starts = pick.sample(range(4 * GIB // (4 * KIB)), 100)
     dirty = SpanSet(Span(at * 4 * KIB, (at + 1) * 4 * KIB) for at in starts)
     clean = SpanSet(dirty.missing(Span(0, 4 * GIB)))
     steps = plan_commit(4 * GIB, clean, [], ladder(S3), S3)
@@ -151,9 +149,7 @@ def test_a_scattered_delta_of_the_largest_object_stays_within_the_part_numbers()
 def test_a_file_that_outgrows_its_part_size_still_has_a_plan():
     grid = ladder(S3, part_bytes=5 * MIB, size=1)
     size = 100 * GIB
-    sent = [
-        SentPart(Part(n, str(n), 5 * MIB), grid.span(n)) for n in range(1, S3.max_parts + 1)
-    ]
+    sent = [SentPart(Part(n, str(n), 5 * MIB), grid.span(n)) for n in range(1, S3.max_parts + 1)]
     check(plan_commit(size, EMPTY, sent, grid, S3), size, EMPTY, sent, S3)
     check(plan_commit(size, EMPTY, [], grid, S3), size, EMPTY, [], S3)
 
