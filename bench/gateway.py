@@ -1,0 +1,159 @@
+"""The gateway that is measured against: a fresh bucket on it, and access by other means than vfs."""
+
+import contextlib
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+from bench.children import ROOT, BenchError, environment, run
+
+SCRIPTS = ROOT / "scripts" / "servers"
+REGION = "us-east-1"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where it is, who we are to it, and our bucket."""
+
+    host: str
+    port: int
+    access_key: str
+    secret_key: str
+    home: Path
+    bucket: str
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the service."""
+        return f"http://{self.host}:{self.port}"
+
+    def url(self, prefix: str = "") -> str:
+        """Return what vfs mounts."""
+        return f"s3+{self.endpoint}/{self.bucket}" + (f"/{prefix}" if prefix else "")
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment of a child that finds our credentials and nobody else's."""
+        return environment(
+            {
+                "AWS_ACCESS_KEY_ID": self.access_key,
+                "AWS_SECRET_ACCESS_KEY": self.secret_key,
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
+        )
+
+    def client(self, connections: int = 10) -> "S3Client":
+        """Return a client of the SDK."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(
+                max_pool_connections=connections,
+                retries={"total_max_attempts": 1},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path"},
+            ),
+        )
+
+    def size(self, key: str) -> int | None:
+        """Return the size of an object; None when there is none."""
+        client = self.client()
+        try:
+            return client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+        except client.exceptions.ClientError:
+            return None
+
+    def remove(self, prefix: str = "") -> None:
+        """Delete all objects below a prefix and give their space back."""
+        client = self.client()
+        for page in client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        ):
+            if found := page.get("Contents"):
+                keys = [one["Key"] for one in found]
+                client.delete_objects(
+                    Bucket=self.bucket,
+                    Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+                )
+        self.collect_garbage()
+
+    def collect_garbage(self) -> None:
+        """Free deleted objects now: later the gateway would do it in the middle of a measurement."""
+        admin = ("radosgw-admin", "-c", self.home / "ceph.conf", "--name", "client.rgw.a")
+        run(*admin, "gc", "process", "--include-all", timeout=300)
+
+    def drop(self) -> None:
+        """Remove the bucket with all that is in it."""
+        client = self.client()
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket):
+            for upload in page.get("Uploads", []):
+                client.abort_multipart_upload(
+                    Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+        self.remove()
+        client.delete_bucket(Bucket=self.bucket)
+
+
+@contextlib.contextmanager
+def open_gateway() -> Iterator[Gateway]:
+    """Start the gateway where it does not run, and make a bucket; remove the bucket at the end.
+
+    The gateway itself stays: tests and other measurements share it (scripts/servers/rgw-stop.sh).
+    """
+    run(SCRIPTS / "rgw-install.sh", env=dict(os.environ))
+    printed = run(SCRIPTS / "rgw-start.sh", env=dict(os.environ), timeout=300)
+    found = dict(line.split("=", 1) for line in printed.splitlines())
+    address = re.fullmatch(r"http://([^:]+):(\d+)", found["RGW_ENDPOINT"])
+    if address is None:
+        raise BenchError(f"what address is {found['RGW_ENDPOINT']}?")
+    gateway = Gateway(
+        address[1],
+        int(address[2]),
+        found["RGW_ACCESS_KEY"],
+        found["RGW_SECRET_KEY"],
+        Path(found["RGW_CA"]).parent,
+        f"bench-{secrets.token_hex(4)}",
+    )
+    gateway.client().create_bucket(Bucket=gateway.bucket)
+    try:
+        yield gateway
+    finally:
+        gateway.drop()
+
+
+@contextlib.contextmanager
+def delayed(gateway: Gateway, round_trip_ms: float) -> Iterator[Gateway]:
+    """Put the gateway behind a line with this round trip; without one, leave it as it is."""
+    if not round_trip_ms:
+        yield gateway
+        return
+    command = (sys.executable, "-m", "bench.delay_proxy", "--round-trip-ms", str(round_trip_ms))
+    target = f"{gateway.host}:{gateway.port}"
+    with subprocess.Popen(
+        [*command, target], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as proxy:
+        try:
+            assert proxy.stdout is not None
+            line = proxy.stdout.readline()
+            if not line:
+                raise BenchError("the delay proxy did not start")
+            yield replace(gateway, port=int(line))
+        finally:
+            proxy.terminate()

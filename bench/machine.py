@@ -1,0 +1,78 @@
+"""What the figures were measured on, and whether the machine was quiet enough to measure."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from bench.children import ROOT, tell
+
+MIB = 1 << 20
+QUIET_LOAD = 1.0
+QUIET_WAIT_S = 300.0
+
+
+def describe() -> dict[str, object]:
+    """Return the machine and the versions; the speed of SHA-256 because it bounds every upload."""
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", cpu)
+    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    return {
+        "cpu": model[1] if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "sha_ni": " sha_ni" in cpu,
+        "sha256_mib_per_s": round(_sha256_speed()),
+        "memory_mib": int(memory[1]) >> 10 if memory else None,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("pyfuse3", "trio", "boto3")},
+        "gateway": _first_line("radosgw", "--version"),
+        "curl": _first_line("curl", "--version"),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def commit() -> str:
+    """Return the commit of this tree, marked when vfs itself differs from it."""
+    name = _first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
+    changed = _first_line("git", "-C", str(ROOT), "status", "--porcelain", "--", "vfs")
+    return f"{name}-modified" if changed else name
+
+
+def wait_until_quiet(limit_s: float = QUIET_WAIT_S) -> bool:
+    """Wait for a load below 1; False when it never came."""
+    deadline = time.monotonic() + limit_s
+    told = False
+    while (load := os.getloadavg()[0]) >= QUIET_LOAD:
+        if time.monotonic() >= deadline:
+            tell(f"warning: the load is {load:.1f}: trust ratios, not single figures")
+            return False
+        if not told:
+            tell(f"load {load:.1f}: waiting up to {limit_s:g} s for it to fall below {QUIET_LOAD}")
+            told = True
+        time.sleep(2)
+    return True
+
+
+def _sha256_speed() -> float:
+    data = bytes(32 * MIB)
+    best = min(_timed_sha256(data) for _ in range(3))
+    return len(data) / MIB / best
+
+
+def _timed_sha256(data: bytes) -> float:
+    before = time.perf_counter()
+    hashlib.sha256(data).digest()
+    return time.perf_counter() - before
+
+
+def _first_line(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return (done.stdout.splitlines() or [""])[0]

@@ -1,0 +1,51 @@
+"""Many files open at once: memory must not grow with them."""
+
+from typing_extensions import override
+
+from bench import child, direct
+from bench.children import CHILD, timed
+from bench.work import Contender, Rows, Sample, Verdict, Work, measure, memory_verdict, work
+
+FILES = 200
+SHARE = 256  # a file is this part of the large one
+MIB = 1 << 20
+
+
+@work
+class ManyOpen(Work):
+    """Half of the files are read, half written, each by a thread of its own, all at the same time."""
+
+    name = "many"
+    title = f"{FILES} files open, read and written at once"
+
+    @property
+    def _size(self) -> int:
+        return max(MIB, self.bench.size_bytes // SHARE // MIB * MIB)
+
+    @override
+    def prepare(self) -> None:
+        with self.bench.source.open("rb") as file:
+            body = file.read(self._size)
+        keys = [f"many/in/{child.name(number)}" for number in range(FILES // 2)]
+        direct.put_many(self.bench.near, keys, body, 8)
+
+    @override
+    def contenders(self) -> list[Contender]:
+        return [Contender("vfs", "vfs", self._hammer)]
+
+    @override
+    def judge(self, rows: Rows) -> list[Verdict]:
+        return memory_verdict(rows)
+
+    @override
+    def finish(self) -> None:
+        self.bench.near.remove("many/")
+
+    def _hammer(self) -> Sample:
+        with self.bench.vfs() as daemon:
+            path = daemon.path / "many"
+            (path / "out").mkdir(exist_ok=True)
+            command = (*CHILD, "hammer", path, str(FILES), str(self._size))
+            sample = measure(daemon, lambda: timed(*command), FILES * self._size)
+        self.bench.near.remove("many/out")
+        return sample
