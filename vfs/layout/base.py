@@ -170,8 +170,8 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    async def remove(self, file: FileVersion) -> None:
-        """Remove a file if it is still that version; gone already is no error.
+    async def remove(self, file: FileVersion, *, whichever: bool = False) -> None:
+        """Remove a file if it is still that version, or whichever it is; gone is no error.
 
         Errors: ConflictError when it is another version now.
         """

@@ -170,7 +170,8 @@ class PlainDraft(Draft):
         properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
         condition = await self._condition(native=native)
         return await self._settled(
-            await self._store.write(self._target, body, condition=condition, properties=properties)
+            await self._store.write(self._target, body, condition=condition, properties=properties),
+            native=native,
         )
 
     async def _copy_whole(self, content: Content) -> ObjectInfo | None:
@@ -190,7 +191,8 @@ class PlainDraft(Draft):
         return await self._settled(
             await self._store.copy(
                 base.pin, self._target, condition=condition, properties=properties
-            )
+            ),
+            native=native,
         )
 
     async def _send_all(self, content: Content) -> list[Part]:
@@ -261,7 +263,7 @@ class PlainDraft(Draft):
                 f"the store has {info.size} bytes where {content.size} were sent",
                 key=self._target,
             )
-        return await self._settled(info)
+        return await self._settled(info, native=native)
 
     async def _condition(self, *, native: bool) -> Condition:
         """Return what the store is to check; check it here where the store cannot."""
@@ -280,14 +282,8 @@ class PlainDraft(Draft):
             raise ConflictError("somebody else has written it meanwhile", key=self._target)
         return ANY
 
-    async def _settled(self, info: ObjectInfo) -> ObjectInfo:
+    async def _settled(self, info: ObjectInfo, *, native: bool) -> ObjectInfo:
         """Look at the target once more where the store did not check the condition itself."""
-        features = self._store.features
-        native = (
-            features.write_if_version and features.finish_if_version
-            if self._replaces
-            else features.write_if_absent and features.finish_if_absent
-        )
         if native:
             return info
         now = await self._store.head(self._target)

@@ -134,8 +134,11 @@ class PlainLayout(Layout):
         )
 
     @override
-    async def remove(self, file: FileVersion) -> None:
+    async def remove(self, file: FileVersion, *, whichever: bool = False) -> None:
         key = file.pin.key
+        if whichever:
+            await self._store.remove([key])
+            return
         if self._store.features.remove_if_version:
             await self._store.remove([key], if_version=file.pin.version)
             return

@@ -63,6 +63,9 @@ class Listings:
         if decided:
             return node
         age = self.ttl_s if max_age_s is None else max_age_s
+        known = directory_of(parent).children.get(name)
+        if known is not None and trio.current_time() - known.checked_s < age:
+            return known
         entry = await self._entry(parent, name, age)
         decided, node = self.own(parent, name)  # changed while we asked?
         if decided:
@@ -72,7 +75,14 @@ class Listings:
             if gone is not None:
                 gone.detach()
             return None
-        return self.reconcile(parent, entry)
+        listed_s = directory_of(parent).listed_s if self._is_listed(parent, entry) else None
+        return self.reconcile(parent, entry, listed_s)
+
+    @staticmethod
+    def _is_listed(parent: Node, entry: Entry) -> bool:
+        """Tell whether an entry comes from the listing that is kept, and is as old as that."""
+        entries = directory_of(parent).entries
+        return entries is not None and entries.get(entry.name) is entry
 
     async def _entry(self, parent: Node, name: str, age_s: float) -> Entry | None:
         directory = directory_of(parent)
@@ -151,8 +161,16 @@ class Listings:
             log.info("%r: %d keys cannot be file names and are hidden", parent.key, hidden)
         directory.hidden = hidden
 
-    def reconcile(self, parent: Node, entry: Entry) -> Node:
-        """Return the node of what the store shows, keeping the inode while it is the same file."""
+    def reconcile(self, parent: Node, entry: Entry, seen_s: float | None = None) -> Node:
+        """Return the node of what the store showed at `seen_s` (now, when it is left out).
+
+        The inode stays while it is the same file.
+        """
+        node = self._reconcile(parent, entry)
+        node.checked_s = trio.current_time() if seen_s is None else seen_s
+        return node
+
+    def _reconcile(self, parent: Node, entry: Entry) -> Node:
         sidecar = self._sidecars.of(parent.key)
         attributes = effective(sidecar.get(entry.name), entry.file, self._defaults)
         node = directory_of(parent).children.get(entry.name)

@@ -233,21 +233,13 @@ class Namespace:
             if content is not None and content.handles:
                 await self.bury(parent, name, file)
                 return True
-            await self._remove(file)
+            # Whoever removes a name means whatever it stands for by now.
+            await context.layout.remove(file, whichever=True)
         except VfsError:
             if content is not None:
                 content.discarded = False
             raise
         return False
-
-    async def _remove(self, file: FileVersion) -> None:
-        """Remove what a user has asked to remove, whichever version is there by now."""
-        try:
-            await self._context.layout.remove(file)
-        except ConflictError:
-            entry = await self._context.layout.find(file.pin.key)
-            if entry is not None and entry.file is not None:
-                await self._context.layout.remove(entry.file)
 
     async def bury(self, parent: Node, name: str, file: FileVersion) -> None:
         """Journal that an open file's object goes with its last handle."""

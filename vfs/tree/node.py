@@ -76,6 +76,7 @@ class Node:
         self.file = file  # version in the store; None for directories and files never stored
         self.content: Content | None = None  # while open or dirty
         self.directory = Directory() if attributes.kind == stat.S_IFDIR else None
+        self.checked_s = float("-inf")  # when the store was last seen to have it like this
         self.lookups = 0  # references that the kernel holds
         self.detached = False
         self.pages_of = ""  # identity of the version that the kernel has pages of

@@ -27,6 +27,7 @@ class DirectoryStream:
         self._first = 0  # position of the first item
         self._pages: AsyncIterator[list[Entry | Node]] | None = None
         self._ended = False
+        self._seen_s = float("-inf")  # when the store was asked for the items
         self._lock = trio.Lock()
 
     async def at(self, position: int) -> Node | None:
@@ -42,7 +43,7 @@ class DirectoryStream:
             item = self._items[index]
         if isinstance(item, Node):
             return item
-        return self._context.listings.reconcile(self.node, item)
+        return self._context.listings.reconcile(self.node, item, self._seen_s)
 
     def _restart(self) -> None:
         self._items, self._first, self._ended = [], 0, False
@@ -66,12 +67,14 @@ class DirectoryStream:
             return
         await context.listings.load(node, context.listings.ttl_s, whole=True)
         if directory.entries is not None:
+            self._seen_s = directory.listed_s
             yield self._with_own(list(directory.entries.values()))
             return
         await context.sidecars.refresh(node.key, context.listings.ttl_s)
         cursor: str | None = None
         seen_own: set[str] = set()
         while True:
+            self._seen_s = trio.current_time()
             page = await context.layout.list(node.key, cursor)
             shown, names = self._overlay(list(page.entries))
             seen_own |= names
