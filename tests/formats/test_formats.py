@@ -1,0 +1,100 @@
+"""What an earlier version wrote is read for ever; what a newer one wrote is refused, untouched."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from vfs.errors import CorruptError, MetadataError
+from vfs.runtime import read_record
+from vfs.stage.budget import StageBudget
+from vfs.stage.directory import Stage
+from vfs.stage.records import RecordLog, read_log
+from vfs.tree.sidecar import decode_entry, decode_sidecar, encode_sidecar
+
+V1 = Path(__file__).parent / "v1"
+
+
+def test_a_sidecar_of_version_1_is_read_whole():
+    entries = decode_sidecar((V1 / "vfs.attrs").read_bytes())
+    disk = entries["disk.qcow2"]
+    assert disk.sequence == 7
+    assert disk.attributes is not None
+    assert disk.attributes.mode == stat.S_IFREG | 0o640
+    assert (disk.attributes.uid, disk.attributes.gid) == (107, 107)
+    assert disk.attributes.mtime_ns == 1700000000123456789
+    assert disk.attributes.version == "9b2cf535f27731c974343645a3985328"
+    assert entries["link"].attributes.target == "disk.qcow2"
+    assert entries["sub"].attributes.version is None
+    assert entries["pipe"].attributes.xattrs == {"user.note": b"\x00\xff"}
+    assert "caf\U0010ffe9" in entries
+
+
+def test_a_sidecar_of_version_1_is_still_written_byte_for_byte():
+    data = (V1 / "vfs.attrs").read_bytes()
+    assert encode_sidecar(decode_sidecar(data), 1) == data
+
+
+@pytest.mark.promise("S-attr-5")
+def test_a_sidecar_of_a_newer_version_is_refused_with_the_remedy():
+    data = (V1 / "vfs.attrs").read_bytes().replace(b'"version":1', b'"version":2', 1)
+    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+        decode_sidecar(data)
+
+
+def test_a_names_log_of_version_1_is_read_whole():
+    data = (V1 / "names.log").read_bytes()
+    records, valid = read_log(data, "names", V1 / "names.log")
+    assert valid == len(data)
+    assert [record["op"] for record in records] == [
+        "attributes",
+        "unlink",
+        "done",
+        "move",
+        "move_directory",
+    ]
+    assert decode_entry(records[0]["entry"]).sequence == 7
+    assert records[3]["file"]["size"] == 10
+
+
+def test_a_names_log_of_a_newer_version_is_refused_and_left_untouched(tmp_path):
+    path = tmp_path / "names.log"
+    data = (V1 / "names.log").read_bytes().replace(b"vfs-log 1", b"vfs-log 2", 1)
+    path.write_bytes(data)
+    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+        RecordLog(path, "names").open()
+    assert path.read_bytes() == data
+
+
+def test_a_log_of_another_kind_is_refused_and_left_untouched(tmp_path):
+    path = tmp_path / "names.log"
+    path.write_bytes((V1 / "names.log").read_bytes())
+    with pytest.raises(CorruptError, match="another kind"):
+        RecordLog(path, "spans").open()
+    assert path.read_bytes() == (V1 / "names.log").read_bytes()
+
+
+def test_a_stage_of_a_newer_version_is_refused_and_left_untouched(tmp_path):
+    owner = tmp_path / "owner"
+    data = (V1 / "owner").read_bytes().replace(b'"version": 1', b'"version": 2', 1)
+    owner.write_bytes(data)
+    stage = Stage(tmp_path, "s3://bucket/images", StageBudget(1 << 20, 1))
+    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+        stage.open()
+    assert owner.read_bytes() == data
+
+
+def test_a_stage_of_version_1_is_taken_over(tmp_path):
+    (tmp_path / "owner").write_bytes((V1 / "owner").read_bytes())
+    (tmp_path / "names.log").write_bytes((V1 / "names.log").read_bytes())
+    stage = Stage(tmp_path, "s3://bucket/images", StageBudget(1 << 20, 1))
+    stage.open()
+    try:
+        assert len(stage.names.open()) == 5
+    finally:
+        stage.close()
+
+
+def test_a_mount_record_of_version_1_is_read():
+    record = read_record(V1 / "record.json")
+    assert (record.mountpoint, record.pid) == ("/mnt/images", 4711)
