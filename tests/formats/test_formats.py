@@ -38,7 +38,7 @@ def test_a_sidecar_of_version_1_is_still_written_byte_for_byte():
 @pytest.mark.promise("S-attr-5")
 def test_a_sidecar_of_a_newer_version_is_refused_with_the_remedy():
     data = (V1 / "vfs.attrs").read_bytes().replace(b'"version":1', b'"version":2', 1)
-    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+    with pytest.raises(MetadataError, match=r"format version 2.*newer vfs"):
         decode_sidecar(data)
 
 
@@ -61,7 +61,7 @@ def test_a_names_log_of_a_newer_version_is_refused_and_left_untouched(tmp_path):
     path = tmp_path / "names.log"
     data = (V1 / "names.log").read_bytes().replace(b"vfs-log 1", b"vfs-log 2", 1)
     path.write_bytes(data)
-    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+    with pytest.raises(MetadataError, match=r"format version 2.*newer vfs"):
         RecordLog(path, "names").open()
     assert path.read_bytes() == data
 
@@ -79,7 +79,7 @@ def test_a_stage_of_a_newer_version_is_refused_and_left_untouched(tmp_path):
     data = (V1 / "owner").read_bytes().replace(b'"version": 1', b'"version": 2', 1)
     owner.write_bytes(data)
     stage = Stage(tmp_path, "s3://bucket/images", StageBudget(1 << 20, 1))
-    with pytest.raises(MetadataError, match="format version 2.*newer vfs"):
+    with pytest.raises(MetadataError, match=r"format version 2.*newer vfs"):
         stage.open()
     assert owner.read_bytes() == data
 
