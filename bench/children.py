@@ -19,8 +19,9 @@ class BenchError(Exception):
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what children see: ours, without options of vfs, with this tree first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("VFS_")}
+    """Return what children see: ours, without settings of mounts or stores, this tree first."""
+    foreign = ("VFS_", "AWS_", "RCLONE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(extra or {})}
 
 

@@ -98,11 +98,16 @@ def s3fs(gateway: Gateway, base: Path) -> Iterator[Daemon]:
 def rclone(gateway: Gateway, base: Path) -> Iterator[Daemon]:
     """Mount with rclone, whole files in its cache, an empty one."""
     cache = base / "rclone"
-    remote = f":s3,provider=Ceph,endpoint='{gateway.endpoint}',env_auth=true:{gateway.bucket}"
+    remote = f":s3,provider=Ceph,endpoint='{gateway.endpoint}':{gateway.bucket}"
+    keys = {
+        "RCLONE_S3_ACCESS_KEY_ID": gateway.access_key,
+        "RCLONE_S3_SECRET_ACCESS_KEY": gateway.secret_key,
+        "RCLONE_CONFIG": "",
+    }
     options = ("--vfs-cache-mode", "full", "--vfs-write-back", "0s", "--cache-dir", str(cache))
     with _mountpoint(base) as path:
         command = ("rclone", "mount", remote, str(path), *options)
-        with _foreground(path, command, {**gateway.environ(), "RCLONE_CONFIG": ""}) as daemon:
+        with _foreground(path, command, environment(keys)) as daemon:
             yield daemon
     shutil.rmtree(cache, ignore_errors=True)
 

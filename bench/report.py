@@ -21,6 +21,7 @@ class Result:
     rows: dict[str, Row]
     verdicts: list[Verdict] = field(default_factory=list)
     failure: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -100,6 +101,7 @@ def show(result: Result) -> str:
         + "|"
     )
     said = [_verdict(verdict) for verdict in result.verdicts]
+    said += [f"- {note}" for note in result.notes]
     if result.failure:
         said.append(f"- FAILED: {result.failure}")
     return "\n".join(
