@@ -88,7 +88,8 @@ async def open_tree(
         if config.cache.read_ahead is not None:
             fetcher.most_ahead_bytes = config.cache.read_ahead
         committer = await stack.enter_async_context(open_committer(layout, config.stage.stage_wait))
-        stage.budget.on_pressure = committer.relieve
+        stage.budget.on_pressure = lambda: _relieve(stage, committer)
+        committer.on_progress = stage.budget.progress
         context = _make_context(layout, store, stage, config, fetcher, committer)
         unfinished = context.journal.replay(records)
         fs = make_filesystem(context)
@@ -102,6 +103,12 @@ async def open_tree(
         committer.on_conflict = conflicts.lose
         yield Mount(fs, store, metrics, cache, conflicts)
         nursery.cancel_scope.cancel()
+
+
+def _relieve(stage: Stage, committer: Committer) -> None:
+    """Make room in the stage: forget what the store has, store what it has not."""
+    stage.drop_clean()
+    committer.relieve()
 
 
 def _make_context(

@@ -14,7 +14,7 @@ import trio
 
 from vfs.errors import ConflictError, StaleError, UnreachableError, VfsError
 from vfs.file.content import Content
-from vfs.layout.base import Layout
+from vfs.layout.base import Draft, Layout
 from vfs.tasks import open_tasks
 from vfs.values import Span
 
@@ -54,6 +54,7 @@ class Committer:
         self._ahead_slots = trio.CapacityLimiter(PARTS_AHEAD)
         self._last_progress = float("-inf")
         self.on_conflict: Callable[[Content, VfsError], None] = lambda _content, _error: None
+        self.on_progress: Callable[[], None] = lambda: None
         self.failed_uploads = 0
         self.last_error: str | None = None
 
@@ -80,6 +81,7 @@ class Committer:
     def progress(self) -> None:
         """Note that bytes reach the store, so that waiting callers keep waiting."""
         self._last_progress = trio.current_time()
+        self.on_progress()
 
     async def store(self, content: Content) -> None:
         """Return when the store holds every change made before the call.
@@ -146,7 +148,11 @@ class Committer:
                     content.release_stage()
 
     async def _commit_until_stored(self, content: Content, state: _State) -> None:
-        while content.stored < state.goal and content.needs_commit:
+        while content.needs_commit and (
+            content.stored < state.goal or content.stored == content.changes
+        ):
+            if content.gate is not None:  # before a slot is taken: the other file may need it
+                await content.gate.wait()
             async with self._commit_slots:
                 await self._attempt(content, state)
             if state.error is not None and content.lost is None:
@@ -205,23 +211,15 @@ class Committer:
         await state.ended.wait()
         return True
 
-    async def pause(self, content: Content) -> None:
-        """Wait until no commit of a content is under way, because its target will change."""
-        state = self._states.get(content)
-        if state is not None and state.running:
-            state.goal = content.stored
-            state.wanted_now.set()
-            await state.ended.wait()
-
     def send_ahead(self, content: Content, near: Span) -> None:
         """Send parts that a writer has just completed, while it goes on."""
-        for span in content.parts_ahead(near):
-            self._nursery.start_soon(self._send_ahead, content, span)
+        for draft, span in content.parts_ahead(near):
+            self._nursery.start_soon(self._send_ahead, content, draft, span)
 
-    async def _send_ahead(self, content: Content, span: Span) -> None:
+    async def _send_ahead(self, content: Content, draft: Draft, span: Span) -> None:
         async with self._ahead_slots:
             try:
-                await content.send_ahead(span)
+                await content.send_ahead(draft, span)
                 self.progress()
             except VfsError as error:
                 # The commit sends the part again and reports what is wrong then.
@@ -230,10 +228,7 @@ class Committer:
                 log.exception("part ahead of %r failed unexpectedly", content.owner.key)
 
     def relieve(self) -> None:
-        """Make room in the stage: forget clean bytes, commit the oldest change."""
-        for content in list(self._states):
-            if content.staged is not None:
-                content.staged.drop_clean()
+        """Make room in the stage: commit the oldest change."""
         dirty = self.dirty
         if dirty:
             self.start(dirty[0])
@@ -242,8 +237,13 @@ class Committer:
         """Return when everything is stored or cannot be; errors stay with their contents."""
         while pending := self.dirty:
             for content in pending:
-                self.start(content)
+                # Not those that pause after a failure: a store that is down is asked at its pace.
+                if not self._state(content).running:
+                    self.start(content)
             await self._states[pending[0]].finished.wait()
+
+    def _state(self, content: Content) -> _State:
+        return self._states.setdefault(content, _State())
 
 
 @asynccontextmanager

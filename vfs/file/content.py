@@ -63,6 +63,9 @@ class Content:
         self.staged: StagedFile | None = None
         self.lost: VfsError | None = None  # somebody else won: this content can never be stored
         self.discarded = False  # unlinked: must not be stored any more
+        self.rescuing = False  # what a lost content holds is being kept elsewhere
+        self.commits = trio.Lock()  # held by a commit, and by whoever changes where it goes
+        self.gate: trio.Event | None = None  # until it is set the name belongs to another file
         self.handles = 0
         self.writers = 0
         self.changes = 0  # reasons to commit, counted
@@ -72,6 +75,7 @@ class Content:
         self._stage = stage
         self._staging = trio.Lock()
         self._draft: Draft | None = None
+        self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self._log: UploadLog = _NoLog()
 
     @property
@@ -83,8 +87,10 @@ class Content:
 
     @property
     def needs_commit(self) -> bool:
-        """Whether the store does not have what the file holds."""
-        return self.changes != self.stored and not self.discarded and self.lost is None
+        """Whether the store does not have what the file holds, or has it under two names."""
+        if self.discarded or self.lost is not None:
+            return False
+        return self.changes != self.stored or self.moved_from is not None
 
     @property
     def dirty_bytes(self) -> int:
@@ -122,6 +128,9 @@ class Content:
             try:
                 return await self._read(span.clip(Span(0, self.size)), base, history)
             except StaleError:
+                if self.base is base and self._tried:
+                    async with self.commits:
+                        await self.settle()
                 if self.base is base:
                     raise
                 # Our own commit has replaced the base meanwhile: its blocks have the same bytes.
@@ -178,6 +187,8 @@ class Content:
     async def write(self, offset: int, data: bytes) -> int:
         """Stage bytes. Errors: StaleError when lost, TooLargeError, FullError."""
         self.refuse_if_lost()
+        if not data:
+            return 0
         if offset + len(data) > self.size:
             self.layout.check_size(offset + len(data))
         staged = self.staged or await self.stage_for_writing()
@@ -206,23 +217,47 @@ class Content:
             )
         return self._draft
 
-    def parts_ahead(self, near: Span) -> list[Span]:
+    def parts_ahead(self, near: Span) -> list[tuple[Draft, Span]]:
         """Return parts that the writer has completed and that may be sent before the commit."""
         staged = self.staged
         if staged is None or self.lost or self.discarded or staged.is_frozen:
             return []
-        return list(self.draft().ahead(near, staged.dirty, staged.size))
+        draft = self.draft()
+        return [(draft, span) for span in draft.ahead(near, staged.dirty, staged.size)]
 
-    async def send_ahead(self, span: Span) -> None:
-        """Send one of `parts_ahead`."""
-        if self.staged is not None and self._draft is not None:
-            await self._draft.send(span, LiveBody(self.staged, span))
+    async def send_ahead(self, draft: Draft, span: Span) -> None:
+        """Send one of `parts_ahead`, unless its draft is history."""
+        if self.staged is not None and self._draft is draft:
+            await draft.send(span, LiveBody(self.staged, span))
 
     async def retarget(self) -> None:
         """Forget a draft whose target or condition is not right any more."""
-        draft, self._draft = self._draft, None
+        draft, self._draft = self._draft, None  # at once: no part may follow
         if draft is not None:
-            await draft.abandon()
+            try:
+                await draft.abandon()
+            except VfsError as error:
+                log.debug("upload of %r not aborted: %s", self.owner.key, error.message)
+
+    async def settle(self) -> None:
+        """Find out whether a commit whose answer was lost has taken effect, and take note of it.
+
+        With `commits` held.
+        """
+        landed = await self._draft.landed() if self._draft is not None and self._tried else None
+        if landed is not None:
+            self._take_landed(landed)
+
+    def _take_landed(self, version: FileVersion) -> None:
+        # Bytes that are clean now were clean when that commit was made, so it has them too.
+        if self.base is not None and self.staged is not None:
+            end = self.staged.base_size
+            changed = self.staged.dirty.add(Span(end, max(end, self.base.size, version.size)))
+            self._fetcher.hand_over(self.base, version, changed)
+        self.base = self.replaces = version
+        self._draft = None
+        self._tried = False
+        self.owner.committed(version)
 
     async def commit(self) -> None:
         """Store what the file holds now. One at a time: only `Committer` calls this.
@@ -230,31 +265,46 @@ class Content:
         Errors: ConflictError when somebody else wrote the name; any store error, then nothing is
         lost.
         """
+        async with self.commits:
+            if self.needs_commit and self.changes != self.stored:
+                await self._commit()
+        await self._remove_old_name()
+
+    async def _commit(self) -> None:
         staged = await self.stage_for_writing()
         frozen = await staged.freeze()
         covered = self.changes
-        base = self.base
-        draft = self.draft()
         done = False
         try:
-            version = await draft.commit(
-                _Frozen(self, staged, frozen), self.owner.object_metadata()
-            )
+            version = await self._put(_Frozen(self, staged, frozen))
+            base = self.base
             # No await from here on: base, stage and tree change together.
             if base is not None:
                 end = min(base.size, frozen.base_size)
                 changed = frozen.changed.add(Span(end, max(end, base.size, frozen.size)))
                 self._fetcher.hand_over(base, version, changed)
             self.base = self.replaces = version
-            if self._draft is draft:
-                self._draft = None
+            self._draft = None
             self.stored = covered
             self.dirty_since_s = None if covered == self.changes else trio.current_time()
             done = True
             self.owner.committed(version)
         finally:
             staged.thaw(base_size=frozen.size if done else None)
-        await self._remove_old_name()
+
+    async def _put(self, content: "_Frozen") -> FileVersion:
+        draft, again = self.draft(), self._tried
+        self._tried = True
+        try:
+            version = await draft.commit(content, self.owner.object_metadata())
+        except (ConflictError, StaleError):
+            landed = await draft.landed() if again else None
+            if landed is None:
+                raise
+            self._take_landed(landed)
+            version = await self.draft().commit(content, self.owner.object_metadata())
+        self._tried = False
+        return version
 
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.
@@ -282,7 +332,6 @@ class Content:
         old, after = self.moved_from, self.after_move
         if old is None or self.base is None or old.pin.key == self.base.pin.key:
             return
-        self.moved_from = self.after_move = None
         try:
             await self.layout.remove(old)
         except ConflictError:
@@ -291,6 +340,7 @@ class Content:
                 old.pin.key,
                 self.base.pin.key,
             )
+        self.moved_from = self.after_move = None
         if after is not None:
             await after()
 
@@ -306,7 +356,7 @@ class Content:
 
     def release_stage(self) -> None:
         """Let the staged bytes go when the store has them all and nobody writes."""
-        if self.staged is not None and not self.staged.is_frozen:
+        if self.staged is not None and not self.staged.is_frozen and not self.rescuing:
             self.staged.close()
             self.staged = None
 

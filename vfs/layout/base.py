@@ -120,6 +120,13 @@ class Draft(ABC):
         """
 
     @abstractmethod
+    async def landed(self) -> FileVersion | None:
+        """Return the version that an earlier `commit` made if only its answer was lost.
+
+        It may hold an older content than the last one given. None: nothing of ours is there.
+        """
+
+    @abstractmethod
     async def abandon(self) -> None:
         """Drop what was sent ahead."""
 

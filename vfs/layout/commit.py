@@ -147,6 +147,7 @@ class PlainDraft(Draft):
         except NotFoundError as error:
             if self._upload is None or not error.key:
                 raise
+            await self._check_base()
             # The upload was aborted behind our back or has expired: everything is still staged.
             self._forget_upload()
             info = await self._put(content)
@@ -290,6 +291,16 @@ class PlainDraft(Draft):
         if now.version != info.version:
             raise ConflictError("somebody else has written it meanwhile", key=self._target)
         return now
+
+    @override
+    async def landed(self) -> FileVersion | None:
+        try:
+            info = await self._store.head(self._target)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            return None
+        return FileVersion.of(info) if info.metadata.get(COMMIT_ID) == self.commit_id else None
 
     def _forget_upload(self) -> None:
         self._upload = None

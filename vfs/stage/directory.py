@@ -17,6 +17,7 @@ import re
 import socket
 from pathlib import Path
 from typing import cast
+from weakref import WeakSet
 
 from vfs.errors import BusyError, DeniedError, FullError, MetadataError
 from vfs.stage.budget import StageBudget
@@ -46,6 +47,7 @@ class Stage:
         self._files = path / "files"
         self._serial = itertools.count()
         self._prefix = os.urandom(6).hex()
+        self._staged: WeakSet[StagedFile] = WeakSet()
 
     def open(self) -> None:
         """Take the directory over. Blocking.
@@ -108,9 +110,16 @@ class Stage:
         """Make an empty staged file over a base of that size."""
         path = self._files / f"{self._prefix}-{next(self._serial):06d}"
         try:
-            return StagedFile(path, self.budget, base_size)
+            staged = StagedFile(path, self.budget, base_size)
         except OSError as error:
             raise stage_error(error, path) from error
+        self._staged.add(staged)
+        return staged
+
+    def drop_clean(self) -> None:
+        """Give back the space of all bytes that the store has."""
+        for staged in list(self._staged):
+            staged.drop_clean()
 
     async def sync_names(self) -> None:
         """Return when all records of the names' journal are durable.

@@ -217,7 +217,7 @@ class StagedFile:
 
     def drop_clean(self) -> None:
         """Give back the space of bytes that the store has."""
-        if self._frozen is not None or self._readers:
+        if self._frozen is not None or self._readers or self._fd < 0:
             return
         for span in list(self.present.minus(self.dirty).minus(self.holes)):
             punch_hole(self._fd, span)

@@ -17,7 +17,7 @@ from vfs.errors import ConflictError, StaleError, VfsError
 from vfs.file.content import Content
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Node
+from vfs.tree.node import Move, Node
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Conflicts:
         node = content.owner
         if not isinstance(node, Node) or node.parent is None:
             return
+        content.rescuing = True
         parent, name = node.parent, node.name
         node.detach()
         directory = directory_of(parent)
@@ -56,6 +57,21 @@ class Conflicts:
             self._keep_partial(content, node)
         finally:
             self.active -= 1
+            content.rescuing = False
+            if content.handles == 0:
+                content.release_stage()
+            if node.move is not None:
+                await self._stay(node.move, node)
+
+    async def _stay(self, move: Move, node: Node) -> None:
+        """Let a file whose rename was lost stand under its old name again."""
+        node.move = None
+        directory = directory_of(move.parent)
+        directory.leaving.pop(move.name, None)
+        directory.changes.pop(move.name, None)
+        directory.listed_s = float("-inf")
+        move.over.set()
+        await self._context.journal.done(move.number)
 
     async def _copy(self, content: Content, node: Node) -> None:
         """Store the loser's bytes under a name of their own."""

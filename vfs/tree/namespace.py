@@ -22,11 +22,12 @@ from vfs.errors import (
     VfsError,
     WrongKindError,
 )
+from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.tree.context import Caller, Context
 from vfs.tree.journal import file_record
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Node
+from vfs.tree.node import Move, Node
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Namespace:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._graves: dict[str, int] = {}  # identity of an unlinked open file -> journal id
+        # Identity of an unlinked open file -> its journal id, and the name that it had.
+        self._graves: dict[str, tuple[int, Node, str]] = {}
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -100,6 +102,8 @@ class Namespace:
         content = context.content(node)
         # An object of an unlinked file may still be there, waiting for its last close.
         content.replaces = directory_of(parent).tombstones.get(name)
+        leaving = directory_of(parent).leaving.get(name)
+        content.gate = leaving.over if leaving is not None else None
         content.changed()
         context.committer.note(content)
         self._born(parent, name, node, pending=True)
@@ -187,7 +191,9 @@ class Namespace:
                 if decided and child is not None:
                     raise NotEmptyError("the directory is not empty", key=node.key)
         await self._context.listings.load(node, 0, whole=False)
-        removed = {name for name, change in directory.changes.items() if change.node is None}
+        removed = {
+            name for name in list(directory.changes) if self._context.listings.own(node, name)[0]
+        }
         if directory.entries is None or set(directory.entries) - removed or directory.hidden:
             raise NotEmptyError("the directory is not empty", key=node.key)
 
@@ -223,45 +229,101 @@ class Namespace:
         try:
             if content is not None:
                 content.discarded = True
-                if await context.committer.cancel(content):
+                if await context.committer.cancel(content) or node.move is not None:
                     # The commit may have succeeded without our hearing of it.
                     entry = await context.layout.find(node.key)
                     file = entry.file if entry is not None else None
                 await content.retarget()
+            buried = content is not None and content.handles > 0
+            if node.move is not None:
+                await self.end_move(node.move, node, bury=buried)
+                buried = False  # the open file reads from its old name
             if file is None:
                 return False
-            if content is not None and content.handles:
+            if buried:
                 await self.bury(parent, name, file)
                 return True
             # Whoever removes a name means whatever it stands for by now.
             await context.layout.remove(file, whichever=True)
         except VfsError:
             if content is not None:
-                content.discarded = False
+                self.take_back(content)
             raise
         return False
+
+    def take_back(self, content: Content) -> None:
+        """Let a content live on whose removal has failed."""
+        content.discarded = False
+        if content.needs_commit:
+            self._context.committer.start(content)
+
+    async def end_move(self, move: Move, node: Node, *, bury: bool) -> None:
+        """Give up the old name of a rename whose file is removed before the new name was stored."""
+        if bury:
+            await self.bury(move.parent, move.name, move.file)
+        else:
+            await self._context.layout.remove(move.file)
+        move.content.moved_from = move.content.after_move = None
+        await self.moved(node)
+        if bury:
+            directory_of(move.parent).note(move.name, None, pending=True)
+            self._inherit(move.parent, move.name, None, move.file)
+
+    async def moved(self, node: Node) -> None:
+        """Note that a file's old name, from before a rename, is nobody's any more."""
+        move, node.move = node.move, None
+        if move is None:
+            return
+        directory = directory_of(move.parent)
+        directory.leaving.pop(move.name, None)
+        change = directory.changes.get(move.name)
+        if change is not None and change.node is None:
+            directory.note(move.name, None, pending=False)
+        move.over.set()
+        await self._context.journal.done(move.number)
+
+    @staticmethod
+    def _inherit(
+        parent: Node, name: str, before: FileVersion | None, after: FileVersion | None
+    ) -> Content | None:
+        """Tell a new file of the name what its first commit will find there."""
+        heir = directory_of(parent).children.get(name)
+        content = heir.content if heir is not None else None
+        if content is None or content.replaces != before or content.stored:
+            return None
+        content.replaces = after
+        return content
 
     async def bury(self, parent: Node, name: str, file: FileVersion) -> None:
         """Journal that an open file's object goes with its last handle."""
         number = await self._context.journal.begin("unlink", {"file": file_record(file)})
         directory_of(parent).tombstones[name] = file
-        self._graves[file.identity] = number
+        self._graves[file.identity] = number, parent, name
 
     async def last_close(self, node: Node) -> None:
         """Remove the object of an unlinked file, now that nobody has it open."""
         file = node.file
         if not node.detached or file is None:
             return
-        number = self._graves.pop(file.identity, None)
-        if number is None:
+        grave = self._graves.pop(file.identity, None)
+        if grave is None:
             return
-        await self.remove_buried(file, number)
-        if node.parent is not None and node.parent.directory is not None:
-            directory = node.parent.directory
-            directory.tombstones.pop(node.name, None)
-            change = directory.changes.get(node.name)
-            if change is not None and change.node is None:
-                directory.note(node.name, None, pending=False)
+        number, parent, name = grave
+        directory = directory_of(parent)
+        heir = directory.children.get(name)
+        if heir is None or heir.content is None:
+            await self.remove_buried(file, number)
+        else:
+            async with heir.content.commits:  # its first version replaces the buried one, or not
+                await self.remove_buried(file, number)
+                changed = self._inherit(parent, name, file, None)
+                if changed is not None:
+                    await changed.retarget()
+        if directory.tombstones.get(name) is file:
+            del directory.tombstones[name]
+        change = directory.changes.get(name)
+        if change is not None and change.node is None:
+            directory.note(name, None, pending=False)
 
     async def remove_buried(self, file: FileVersion, number: int) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""

@@ -34,6 +34,18 @@ class Change:
     at_s: float  # when it was settled
 
 
+@dataclass(slots=True)
+class Move:
+    """A rename that was answered before the content was stored under the new name."""
+
+    parent: "Node"  # where the old name was
+    name: str
+    file: FileVersion  # what the old key still holds
+    content: Content
+    number: int  # of its record in the journal
+    over: trio.Event  # set when the old key is nobody's any more
+
+
 def _no_children() -> "dict[str, Node]":
     return {}
 
@@ -49,6 +61,7 @@ class Directory:
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     children: "dict[str, Node]" = field(default_factory=_no_children)
     tombstones: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
+    leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
@@ -79,6 +92,7 @@ class Node:
         self.checked_s = float("-inf")  # when the store was last seen to have it like this
         self.lookups = 0  # references that the kernel holds
         self.detached = False
+        self.move: Move | None = None  # a rename of this file that is not finished
         self.pages_of = ""  # identity of the version that the kernel has pages of
         self.on_committed: CommitHook | None = None
 

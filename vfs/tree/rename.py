@@ -8,6 +8,8 @@ removed after that. A directory is a journalled sequence of those.
 
 from dataclasses import replace
 
+import trio
+
 from vfs import names
 from vfs.errors import (
     BusyError,
@@ -15,8 +17,10 @@ from vfs.errors import (
     InvalidError,
     IsDirectoryError,
     NotFoundError,
+    VfsError,
     WrongKindError,
 )
+from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
 from vfs.tasks import open_tasks
@@ -24,7 +28,7 @@ from vfs.tree.context import Context
 from vfs.tree.journal import file_record
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
-from vfs.tree.node import Node
+from vfs.tree.node import Move, Node
 from vfs.values import GIB, Key
 
 NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
@@ -90,41 +94,96 @@ class Rename:
         if node.parent is None:
             raise BusyError("the root has no name")
         await self._namespace.keep_directory(node.parent)
-        tombstone = directory_of(parent).tombstones.get(name)
-        replaces = target.file if target is not None else tombstone
-        await self._give_up(target)
+        content = context.content(node)
+        try:
+            async with content.commits:  # no version may go to the old key any more
+                await content.settle()
+                replaces = await self._give_up(parent, name, target)
+                try:
+                    await self._move(node, content, parent, name, replaces)
+                except VfsError:
+                    if target is not None and target.content is not None:
+                        self._namespace.take_back(target.content)
+                    raise
+            if target is not None and target.move is not None:
+                await self._namespace.end_move(target.move, target, bury=False)
+        finally:
+            self._namespace.let_go(node)
+
+    async def _move(
+        self,
+        node: Node,
+        content: Content,
+        parent: Node,
+        name: str,
+        replaces: FileVersion | None,
+    ) -> None:
         source = node.file
-        dirty = node.content is not None and node.content.needs_commit
-        if source is None or dirty or not self._quick(source):
-            await self._move_later(node, parent, name, replaces)
-            return
-        number = await self._begin(source, names.child(parent.key, name))
-        moved = await context.layout.move(source, names.child(parent.key, name), replaces=replaces)
+        if (
+            source is None
+            or content.needs_commit
+            or name in directory_of(parent).leaving
+            or not self._quick(source)
+        ):
+            await self._move_later(node, content, parent, name, replaces)
+        else:
+            await self._move_now(node, content, parent, name, source, replaces)
+
+    async def _move_now(
+        self,
+        node: Node,
+        content: Content,
+        parent: Node,
+        name: str,
+        source: FileVersion,
+        replaces: FileVersion | None,
+    ) -> None:
+        context = self._context
+        target = names.child(parent.key, name)
+        number = await self._begin(source, target, replaces)
+        try:
+            moved = await context.layout.move(source, target, replaces=replaces)
+        except VfsError:
+            # It is answered with an error: a restart must not carry it out after all.
+            await context.journal.done(number)
+            raise
         # No await from here on: the tree changes as a whole.
         old_parent, old_name = node.parent, node.name
         self._hang(node, parent, name, moved)
-        self._forget_old(old_parent, old_name, pending=False)
+        if old_parent is not None:
+            self._forget_old(old_parent, old_name, pending=False)
         context.keep_attributes(node)
+        await content.retarget()
         await context.journal.done(number)
 
     def _quick(self, file: FileVersion) -> bool:
         return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
 
-    async def _begin(self, source: FileVersion, target: Key) -> int:
+    async def _begin(self, source: FileVersion, target: Key, replaces: FileVersion | None) -> int:
+        version = replaces.pin.version if replaces is not None else None
         return await self._context.journal.begin(
-            "move", {"file": file_record(source), "target": target}
+            "move", {"file": file_record(source), "target": target, "replaces": version}
         )
 
-    async def _give_up(self, target: Node | None) -> None:
-        """Let what is replaced go: its unsaved changes, and its name."""
-        if target is None or target.content is None:
-            return
+    async def _give_up(self, parent: Node, name: str, target: Node | None) -> FileVersion | None:
+        """Let the unsaved changes of what is replaced go; return what the store has there."""
+        if target is None:
+            return directory_of(parent).tombstones.get(name)
         content = target.content
+        if content is None:
+            return target.file
         content.discarded = True
-        if await self._context.committer.cancel(content):
-            entry = await self._context.layout.find(target.key)
-            target.file = entry.file if entry is not None else None
+        try:
+            if await self._context.committer.cancel(content):
+                entry = await self._context.layout.find(target.key)
+                content.replaces = entry.file if entry is not None else None
+                if target.move is None:
+                    target.file = content.replaces
+        except VfsError:
+            self._namespace.take_back(content)
+            raise
         await content.retarget()
+        return content.replaces
 
     def _hang(self, node: Node, parent: Node, name: str, file: FileVersion | None) -> None:
         """Give a node its new place and, when it is stored there, its new version."""
@@ -153,38 +212,46 @@ class Rename:
         self._context.drop_attributes(parent, name)
 
     async def _move_later(
-        self, node: Node, parent: Node, name: str, replaces: FileVersion | None
+        self,
+        node: Node,
+        content: Content,
+        parent: Node,
+        name: str,
+        replaces: FileVersion | None,
     ) -> None:
         """Answer at once: the content commits to the new key, then the old key is removed."""
         context = self._context
-        content = context.content(node)
-        await context.committer.pause(content)
-        source = node.file
-        number: int | None = None
-        if source is not None and content.moved_from is None:
-            number = await self._begin(source, names.child(parent.key, name))
-        await content.retarget()
+        source, move, done = node.file, node.move, None
+        if source is not None:
+            done = await self._begin(source, names.child(parent.key, name), replaces)
         old_parent, old_name = node.parent, node.name
         # No await from here on: the tree changes as a whole.
-        if source is not None and content.moved_from is None:
+        fresh = False
+        if move is not None and done is not None:
+            move.number, done = done, move.number
+        elif source is not None and done is not None and old_parent is not None:
+            fresh = True
+            node.move = Move(old_parent, old_name, source, content, done, trio.Event())
+            directory_of(old_parent).leaving[old_name] = node.move
             content.moved_from = source
-            content.after_move = lambda: self._moved(number, old_parent, old_name)
+            content.after_move = lambda: self._namespace.moved(node)
+            done = None
+        leaving = directory_of(parent).leaving.get(name)
+        content.gate = leaving.over if leaving is not None else None
         content.replaces = replaces
         content.changed()
         self._hang(node, parent, name, None)
         node.file = source
         if old_parent is not None:
-            self._forget_old(old_parent, old_name, pending=source is not None)
+            self._forget_old(old_parent, old_name, pending=fresh)
+        if leaving is not None and leaving is node.move:  # back to where its bytes still are
+            content.replaces, content.gate = leaving.file, None
+            content.moved_from = content.after_move = None
+            await self._namespace.moved(node)
+        await content.retarget()
+        if done is not None:
+            await context.journal.done(done)
         context.committer.start(content)
-
-    async def _moved(self, number: int | None, parent: Node | None, name: str) -> None:
-        """Note that a file stands under its new key and the old key is gone."""
-        if number is not None:
-            await self._context.journal.done(number)
-        if parent is not None and parent.directory is not None:
-            change = parent.directory.changes.get(name)
-            if change is not None and change.node is None:
-                parent.directory.note(name, None, pending=False)
 
     # Directories
 
