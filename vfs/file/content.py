@@ -268,7 +268,7 @@ class Content:
         async with self.commits:
             if self.needs_commit and self.changes != self.stored:
                 await self._commit()
-        await self._remove_old_name()
+            await self.finish_move()
 
     async def _commit(self) -> None:
         staged = await self.stage_for_writing()
@@ -327,8 +327,8 @@ class Content:
         finally:
             staged.thaw(base_size=None)
 
-    async def _remove_old_name(self) -> None:
-        """Finish a rename: what the old key held stands under the new one now."""
+    async def finish_move(self) -> None:
+        """Finish a rename whose new name is stored: remove the old one. With `commits` held."""
         old, after = self.moved_from, self.after_move
         if old is None or self.base is None or old.pin.key == self.base.pin.key:
             return

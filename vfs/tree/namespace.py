@@ -40,8 +40,8 @@ class Namespace:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        # Identity of an unlinked open file -> its journal id, and the name that it had.
-        self._graves: dict[str, tuple[int, Node, str]] = {}
+        # Unlinked open file -> its journal id, its object, and the name that it had.
+        self._graves: dict[Node, tuple[int, FileVersion, Node, str]] = {}
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -236,12 +236,14 @@ class Namespace:
                 await content.retarget()
             buried = content is not None and content.handles > 0
             if node.move is not None:
-                await self.end_move(node.move, node, bury=buried)
-                buried = False  # the open file reads from its old name
+                # An open file reads from its old name until the new one is stored.
+                reads_old = node.move.content.base == node.move.file
+                await self.end_move(node.move, node, bury=buried and reads_old)
+                buried = buried and not reads_old
             if file is None:
                 return False
             if buried:
-                await self.bury(parent, name, file)
+                await self.bury(node, parent, name, file)
                 return True
             # Whoever removes a name means whatever it stands for by now.
             await context.layout.remove(file, whichever=True)
@@ -260,7 +262,7 @@ class Namespace:
     async def end_move(self, move: Move, node: Node, *, bury: bool) -> None:
         """Give up the old name of a rename whose file is removed before the new name was stored."""
         if bury:
-            await self.bury(move.parent, move.name, move.file)
+            await self.bury(node, move.parent, move.name, move.file)
         else:
             await self._context.layout.remove(move.file)
         move.content.moved_from = move.content.after_move = None
@@ -294,21 +296,18 @@ class Namespace:
         content.replaces = after
         return content
 
-    async def bury(self, parent: Node, name: str, file: FileVersion) -> None:
+    async def bury(self, node: Node, parent: Node, name: str, file: FileVersion) -> None:
         """Journal that an open file's object goes with its last handle."""
         number = await self._context.journal.begin("unlink", {"file": file_record(file)})
         directory_of(parent).tombstones[name] = file
-        self._graves[file.identity] = number, parent, name
+        self._graves[node] = number, file, parent, name
 
     async def last_close(self, node: Node) -> None:
         """Remove the object of an unlinked file, now that nobody has it open."""
-        file = node.file
-        if not node.detached or file is None:
-            return
-        grave = self._graves.pop(file.identity, None)
+        grave = self._graves.pop(node, None)
         if grave is None:
             return
-        number, parent, name = grave
+        number, file, parent, name = grave
         directory = directory_of(parent)
         heir = directory.children.get(name)
         if heir is None or heir.content is None:

@@ -98,6 +98,7 @@ class Rename:
         try:
             async with content.commits:  # no version may go to the old key any more
                 await content.settle()
+                await content.finish_move()
                 replaces = await self._give_up(parent, name, target)
                 try:
                     await self._move(node, content, parent, name, replaces)

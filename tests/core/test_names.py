@@ -1,0 +1,603 @@
+"""Names: unlink, rename and what becomes of open and dirty files by them."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support.faulty import FaultyStore
+from tests.support.tree import get, keys, put, shell_on
+from vfs.errors import (
+    ExistsError,
+    InvalidError,
+    IsDirectoryError,
+    NameTooLongError,
+    NotEmptyError,
+    NotFoundError,
+    NotPermittedError,
+    TransientError,
+    VfsError,
+    WrongKindError,
+)
+from vfs.store.memory import MemoryStore, everything
+from vfs.tree import rename as rename_module
+from vfs.tree.rename import NOREPLACE
+from vfs.values import MIB
+
+TTL = "metadata_ttl=0"
+
+
+@pytest.fixture(params=["copies", "moves"])
+def store(request):
+    """S3-like, and one that renames atomically like a local directory."""
+    features = replace(everything(), move=request.param == "moves")
+    return FaultyStore(MemoryStore(features=features))
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch):
+    """A file that is copied while the rename waits, and one that is copied afterwards."""
+    if request.param == "large":
+        monkeypatch.setattr(rename_module, "COPIED_AT_ONCE_BYTES", 10)
+    return 1000
+
+
+# Unlink
+
+
+async def test_an_unlinked_file_is_gone_at_once_and_from_the_store(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"x")
+        await shell.unlink("a")
+        assert not await shell.exists("a")
+        assert await shell.ls() == []
+        assert await keys(store) == []
+        with pytest.raises(NotFoundError):
+            await shell.unlink("a")
+
+
+async def test_an_open_file_outlives_its_name(store, tmp_path):
+    data = os.urandom(3 * MIB)
+    await put(store, "a", data)
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        assert await shell.ls() == []
+        await shell.pwrite(fd, 5, b"12345")
+        assert await shell.all(fd) == data[:5] + b"12345" + data[10:]
+        await shell.fsync(fd)
+        await shell.close(fd)
+        assert await keys(store) == []
+        assert shell.staged_bytes == 0
+
+
+async def test_a_temporary_file_that_is_unlinked_at_once_never_becomes_an_object(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.create("tmp")
+        await shell.unlink("tmp")
+        await shell.pwrite(fd, 0, b"scratch")
+        await shell.fsync(fd)
+        assert await shell.all(fd) == b"scratch"
+        await shell.close(fd)
+        assert await keys(store) == []
+        assert store.count("write") == 0
+        assert shell.staged_bytes == 0
+
+
+@pytest.mark.parametrize("first_closed", ["old", "new"])
+@pytest.mark.parametrize("flush_early", [False, True])
+async def test_a_name_made_anew_while_the_old_file_is_open(
+    store, tmp_path, first_closed, flush_early
+):
+    await put(store, "log", b"old")
+    async with shell_on(store, tmp_path) as shell:
+        old = await shell.open("log")
+        await shell.unlink("log")
+        new = await shell.create("log")
+        await shell.pwrite(new, 0, b"new content")
+        if flush_early:
+            await shell.fsync(new)
+            assert await get(store, "log") == b"new content"
+        else:
+            assert await shell.all(old) == b"old"
+        for fd in (old, new) if first_closed == "old" else (new, old):
+            await shell.close(fd)
+        assert await get(store, "log") == b"new content"
+        assert await shell.read("log") == b"new content"
+        assert shell.mount.conflicts.count == 0
+        assert await keys(store) == ["log"]
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.read("log") == b"new content"
+
+
+async def test_a_name_made_and_unlinked_again_stays_gone(store, tmp_path):
+    await put(store, "a", b"old")
+    async with shell_on(store, tmp_path) as shell:
+        old = await shell.open("a")
+        await shell.unlink("a")
+        new = await shell.create("a")
+        await shell.unlink("a")
+        await shell.close(new)
+        await shell.close(old)
+        assert await keys(store) == []
+        assert not await shell.exists("a")
+
+
+async def test_a_commit_that_ends_late_never_brings_a_name_back(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell, trio.open_nursery() as nursery:
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"x")
+        gate = store.block("write", key="a")
+
+        async def sync():
+            await shell.fsync(fd)
+
+        nursery.start_soon(sync)
+        await gate.reached.wait()
+        await shell.unlink("a")
+        gate.release()
+        await wait_all_tasks_blocked()
+        await shell.close(fd)
+        assert await keys(store) == []
+
+
+@pytest.mark.parametrize("operation", ["write", "finish_upload"])
+async def test_a_commit_that_lands_without_an_answer_is_removed_with_its_name(
+    store, tmp_path, virtual_time, operation, expect_log
+):
+    expect_log("failed")
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, bytes(100 if operation == "write" else 20 * MIB))
+        store.lose_reply(operation, key="a")
+        with pytest.raises(TransientError):
+            await shell.fsync(fd)
+        assert await keys(store) == ["a"]
+        await shell.unlink("a")
+        await shell.close(fd)
+        assert await keys(store) == []
+
+
+async def test_an_unlink_that_fails_leaves_the_file_as_it_was(
+    store, tmp_path, virtual_time, expect_log
+):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"one")
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"two")
+        store.fail("remove", TransientError("down"))
+        fd2 = await shell.open("a")
+        await shell.fs.files.release(fd2)
+        # The file is open: nothing is removed yet. Close it, so that unlink must ask the store.
+        await shell.close(fd)
+        with pytest.raises(TransientError):
+            await shell.unlink("a")
+        assert await shell.read("a") == b"two"
+        await shell.unlink("a")
+        assert await keys(store) == []
+
+
+# Rename of files
+
+
+async def test_a_renamed_file_keeps_content_and_attributes(store, tmp_path, size, virtual_time):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"x" * size, mode=0o640)
+        await shell.setattr("a", uid=7, gid=8, mtime_ns=12345)
+        inode = (await shell.node("a")).inode
+        await shell.rename("a", "b")
+        assert await shell.ls() == ["b"]
+        assert (await shell.node("b")).inode == inode
+        assert await shell.read("b") == b"x" * size
+    assert await keys(store) == ["b"]
+    async with shell_on(store, tmp_path / "other") as shell:
+        found = await shell.stat("b")
+        assert (found.mode & 0o777, found.uid, found.gid, found.mtime_ns) == (0o640, 7, 8, 12345)
+        assert await shell.read("b") == b"x" * size
+
+
+async def test_a_rename_over_a_file_replaces_it(store, tmp_path, size):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"a" * size)
+        await shell.write("b", b"b" * 5, mode=0o600)
+        await shell.rename("a", "b")
+        assert await shell.read("b") == b"a" * size
+        assert await shell.mode("b") == 0o644
+    assert await keys(store) == ["b"]
+    assert await get(store, "b") == b"a" * size
+
+
+async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tmp_path, size):
+    old = os.urandom(2 * MIB)
+    await put(store, "b", old)
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"a" * size)
+        fd = await shell.open("b")
+        await shell.pread(fd, 0, MIB)
+        await shell.pwrite(fd, 10, b"staged")
+        await shell.rename("a", "b")
+        try:
+            assert await shell.pread(fd, 0, MIB) == old[:10] + b"staged" + old[16:MIB]
+        except VfsError as error:
+            assert error.errno == 116  # ESTALE
+        await shell.pwrite(fd, 0, b"nobody sees this")
+        await shell.close(fd)
+        assert await shell.read("b") == b"a" * size
+    assert await get(store, "b") == b"a" * size
+    assert await keys(store) == ["b"]
+
+
+async def test_a_dirty_file_is_renamed_and_stored_under_its_new_name(store, tmp_path):
+    base = os.urandom(20 * MIB)
+    await put(store, "a", base)
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 3, b"dirty")
+        await shell.rename("a", "b")
+        assert await shell.ls() == ["b"]
+        expected = base[:3] + b"dirty" + base[8:]
+        assert await shell.pread(fd, 0, 100) == expected[:100]
+        await shell.pwrite(fd, 0, b"+")
+        await shell.close(fd)
+        assert await get(store, "b") == b"+" + expected[1:]
+        assert not await shell.exists("a")
+    assert await keys(store) == ["b"]
+
+
+async def test_a_new_dirty_file_is_renamed_before_it_was_ever_stored(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.create("tmp")
+        await shell.pwrite(fd, 0, b"x")
+        await shell.rename("tmp", "final")
+        await shell.close(fd)
+        assert await shell.ls() == ["final"]
+    assert await keys(store) == ["final"]
+
+
+async def test_a_new_file_may_take_the_old_name_of_a_dirty_one(store, tmp_path):
+    """Log rotation: rename the log that is being written, make a new one."""
+    await put(store, "log", b"one ")
+    async with shell_on(store, tmp_path) as shell:
+        gate = store.block("write", key="log.1")
+        fd = await shell.open("log")
+        await shell.pwrite(fd, 4, b"two")
+        await shell.rename("log", "log.1")
+        new = await shell.create("log")
+        await shell.pwrite(new, 0, b"fresh")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.close, new)
+            await wait_all_tasks_blocked()
+            gate.release()
+        await shell.close(fd)
+        assert shell.mount.conflicts.count == 0
+        assert await shell.read("log") == b"fresh"
+        assert await shell.read("log.1") == b"one two"
+    assert await get(store, "log") == b"fresh"
+    assert await get(store, "log.1") == b"one two"
+
+
+async def test_a_file_may_be_renamed_to_the_old_name_of_a_dirty_one(store, tmp_path):
+    await put(store, "a", b"a" * 10)
+    await put(store, "b", b"b" * 10)
+    async with shell_on(store, tmp_path) as shell:
+        gate = store.block("write", key="c")
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"A")
+        await shell.rename("a", "c")
+        await shell.rename("b", "a")
+        assert await shell.read("a") == b"b" * 10
+        gate.release()
+        await shell.close(fd)
+    assert await get(store, "a") == b"b" * 10
+    assert await get(store, "c") == b"A" + b"a" * 9
+    assert await keys(store) == ["a", "c"]
+
+
+async def test_a_dirty_file_may_be_renamed_again_and_back(store, tmp_path):
+    await put(store, "a", b"a" * 10)
+    for way in (["b", "c"], ["b", "a"], ["b", "c", "b", "a", "d"]):
+        async with shell_on(store, tmp_path) as shell:
+            (first,) = await shell.ls()
+            old = await get(store, first)
+            gate = store.block("write", times=1)
+            fd = await shell.open(first)
+            await shell.pwrite(fd, 0, b"A")
+            here = first
+            async with trio.open_nursery() as nursery:
+
+                async def rename(names=way, start=first):
+                    nonlocal here
+                    here = start
+                    for name in names:
+                        await shell.rename(here, name)
+                        here = name
+
+                nursery.start_soon(rename)
+                await wait_all_tasks_blocked()
+                gate.release()
+            await shell.close(fd)
+            assert await shell.ls() == [way[-1]]
+        assert await keys(store) == [way[-1]]
+        assert await get(store, way[-1]) == b"A" + old[1:]
+
+
+async def test_a_dirty_renamed_file_can_be_unlinked(store, tmp_path):
+    for opened in (True, False):
+        await put(store, "a", b"a" * 10)
+        async with shell_on(store, tmp_path) as shell:
+            store.script.clear()
+            gate = store.block("write", key="b")
+            fd = await shell.open("a")
+            await shell.pwrite(fd, 0, b"A")
+            await shell.rename("a", "b")
+            await wait_all_tasks_blocked()
+            if not opened:
+                await shell.fs.files.release(fd) if False else None
+            await shell.unlink("b")
+            assert await shell.all(fd) == b"A" + b"a" * 9
+            gate.release()
+            await shell.close(fd)
+            assert await shell.ls() == []
+        assert await keys(store) == []
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls() == []
+
+
+async def test_a_rename_over_a_dirty_renamed_file_ends_all_of_it(store, tmp_path):
+    await put(store, "a", b"a" * 10)
+    await put(store, "x", b"x" * 10)
+    async with shell_on(store, tmp_path) as shell:
+        gate = store.block("write", key="b")
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"A")
+        await shell.rename("a", "b")
+        await wait_all_tasks_blocked()
+        await shell.rename("x", "b")
+        gate.release()
+        await shell.close(fd)
+        assert await shell.ls() == ["b"]
+    assert await keys(store) == ["b"]
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.read("b") == b"x" * 10
+
+
+async def test_a_write_during_a_rename_goes_to_the_new_name(store, tmp_path):
+    await put(store, "a", b"a" * 100)
+    async with shell_on(store, tmp_path) as shell:
+        fd = await shell.open("a")
+        gate = store.block("copy" if not store.features.move else "move")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "a", "b")
+            await gate.reached.wait()
+            await shell.pwrite(fd, 0, b"during")
+            nursery.start_soon(shell.fsync, fd)
+            await wait_all_tasks_blocked()
+            gate.release()
+        assert await get(store, "b") == b"during" + b"a" * 94
+        await shell.close(fd)
+        assert shell.mount.conflicts.count == 0
+    assert await keys(store) == ["b"]
+
+
+async def test_a_rename_that_fails_changes_nothing(store, tmp_path, virtual_time):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"aaa")
+        await shell.write("b", b"bbb")
+        fd = await shell.open("b")
+        await shell.pwrite(fd, 0, b"B")
+        store.fail("copy" if not store.features.move else "move", TransientError("down"))
+        with pytest.raises(TransientError):
+            await shell.rename("a", "b")
+        await shell.close(fd)
+        assert await shell.read("a") == b"aaa"
+        assert await shell.read("b") == b"Bbb"
+    async with shell_on(store, tmp_path) as shell:  # and no restart carries it out
+        assert await shell.read("a") == b"aaa"
+        assert await shell.read("b") == b"Bbb"
+
+
+async def test_noreplace_refuses_an_existing_name(store, tmp_path):
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.write("a", b"a")
+        assert not await shell.exists("b")
+        await put(store, "b", b"another host's")
+        with pytest.raises(ExistsError):
+            await shell.rename("a", "b", NOREPLACE)
+        assert await shell.read("b") == b"another host's"
+        with pytest.raises(InvalidError):
+            await shell.rename("a", "c", 2)  # RENAME_EXCHANGE
+
+
+async def test_kinds_must_agree(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("file", b"a")
+        await shell.mkdir("dir")
+        with pytest.raises(IsDirectoryError):
+            await shell.rename("file", "dir")
+        with pytest.raises(WrongKindError):
+            await shell.rename("dir", "file")
+        with pytest.raises(InvalidError):
+            await shell.rename("dir", "dir/below")
+        with pytest.raises(IsDirectoryError):
+            await shell.unlink("dir")
+        with pytest.raises(WrongKindError):
+            await shell.rmdir("file")
+        await shell.rename("file", "file")
+        assert await shell.ls() == ["dir", "file"]
+
+
+# Directories
+
+
+async def make_tree(shell):
+    await shell.mkdir("d", 0o750)
+    await shell.mkdir("d/sub", 0o700)
+    await shell.mkdir("d/empty")
+    await shell.write("d/a", b"aaa", mode=0o600)
+    await shell.write("d/sub/b", b"bbb", mode=0o4755)
+    await shell.symlink("d/sub/link", "../a")
+    await shell.setattr("d/a", mtime_ns=42, uid=3)
+
+
+async def check_tree(shell, top):
+    assert await shell.ls(top) == ["a", "empty", "sub"]
+    assert await shell.ls(f"{top}/sub") == ["b", "link"]
+    assert await shell.ls(f"{top}/empty") == []
+    assert await shell.read(f"{top}/a") == b"aaa"
+    assert await shell.read(f"{top}/sub/b") == b"bbb"
+    assert await shell.readlink(f"{top}/sub/link") == "../a"
+    assert await shell.mode(top) == 0o750
+    assert await shell.mode(f"{top}/sub") == 0o700
+    assert await shell.mode(f"{top}/sub/b") == 0o4755
+    found = await shell.stat(f"{top}/a")
+    assert (found.mode & 0o777, found.mtime_ns, found.uid) == (0o600, 42, 3)
+
+
+async def test_a_renamed_directory_takes_all_with_it(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await make_tree(shell)
+        await shell.rename("d", "e")
+        assert await shell.ls() == ["e"]
+        await check_tree(shell, "e")
+        assert not await shell.exists("d")
+        await shell.mkdir("x")
+        await shell.rename("e", "x/f")
+        await check_tree(shell, "x/f")
+    assert not [key for key in await keys(store, own=True) if key.startswith(("d", "e"))]
+    async with shell_on(store, tmp_path / "other") as shell:
+        await check_tree(shell, "x/f")
+
+
+async def test_a_directory_is_renamed_with_files_open_and_dirty(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await make_tree(shell)
+        clean = await shell.open("d/a", os.O_RDONLY)
+        dirty = await shell.open("d/sub/b")
+        fresh = await shell.create("d/sub/fresh")
+        await shell.pwrite(dirty, 0, b"B")
+        await shell.pwrite(fresh, 0, b"f")
+        await shell.rename("d", "e")
+        await shell.pwrite(dirty, 1, b"C")
+        assert await shell.all(clean) == b"aaa"
+        assert await shell.all(dirty) == b"BCb"
+        for fd in (clean, dirty, fresh):
+            await shell.close(fd)
+        assert await shell.read("e/sub/b") == b"BCb"
+        assert await shell.read("e/sub/fresh") == b"f"
+    assert not await keys(store, "d")
+
+
+async def test_writes_during_the_rename_of_a_directory_are_no_conflict(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await make_tree(shell)
+        fd = await shell.open("d/sub/b")
+        gate = store.block("copy" if not store.features.move else "move")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "d", "e")
+            await gate.reached.wait()
+            await shell.pwrite(fd, 0, b"during")
+            nursery.start_soon(shell.fsync, fd)
+            await wait_all_tasks_blocked()
+            gate.release()
+        await shell.close(fd)
+        assert shell.mount.conflicts.count == 0
+        assert await shell.read("e/sub/b") == b"during"
+    assert not await keys(store, "d")
+
+
+async def test_attributes_changed_just_before_a_directory_is_renamed_go_with_it(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await make_tree(shell)
+        await shell.chmod("d/sub/b", 0o601)
+        # The kernel forgets what is below: only the journal knows of the change.
+        await shell.rename("d", "e")
+        assert await shell.mode("e/sub/b") == 0o601
+    assert not await keys(store, "d", own=True)
+    async with shell_on(store, tmp_path / "other") as shell:
+        assert await shell.mode("e/sub/b") == 0o601
+
+
+async def test_a_directory_replaces_an_empty_one_only(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await make_tree(shell)
+        await shell.mkdir("full")
+        await shell.write("full/x", b"x")
+        await shell.mkdir("void")
+        with pytest.raises(NotEmptyError):
+            await shell.rename("d", "full")
+        await shell.rename("d", "void")
+        await check_tree(shell, "void")
+        assert await shell.ls() == ["full", "void"]
+
+
+async def test_a_directory_must_be_empty_to_go(store, tmp_path):
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"a")
+        await shell.chmod("d/a", 0o600)
+        with pytest.raises(NotEmptyError):
+            await shell.rmdir("d")
+        await shell.unlink("d/a")
+        assert await shell.ls("d") == []
+        await put(store, "d/theirs", b"x")
+        with pytest.raises(NotEmptyError):
+            await shell.rmdir("d")
+        await shell.unlink("d/theirs")
+        await shell.rmdir("d")
+        assert await shell.ls() == []
+        await shell.drain()
+        assert not await keys(store, "d", own=True)
+
+
+async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directory(
+    store, tmp_path, virtual_time
+):
+    async with shell_on(store, tmp_path, "metadata_ttl=5s") as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"mine")
+        await shell.unlink("d/a")
+        await trio.sleep(60)
+        await put(store, "d/a", b"theirs")
+        with pytest.raises(NotEmptyError):
+            await shell.rmdir("d")
+        assert await get(store, "d/a") == b"theirs"
+
+
+async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(store, tmp_path):
+    await put(store, "d/a", b"x")
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.unlink("d/a")
+        assert await shell.ls() == ["d"]
+        assert await shell.ls("d") == []
+
+
+async def test_new_names_are_checked(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        with pytest.raises(NotPermittedError):
+            await shell.create(".vfs.attrs")
+        with pytest.raises(NotPermittedError):
+            await shell.mkdir(".vfs")
+        with pytest.raises(NameTooLongError):
+            await shell.create("n" * 256)
+        with pytest.raises(NotPermittedError):
+            shell.fs.namespace.link()
+        long = "/".join(["d" * 200] * 6)
+        here = ""
+        with pytest.raises(NameTooLongError):
+            for part in long.split("/"):
+                here = f"{here}/{part}" if here else part
+                await shell.mkdir(here)
+
+
+async def test_symbolic_links_survive_a_remount(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.symlink("link", "some/where else")
+        assert await shell.readlink("link") == "some/where else"
+        with pytest.raises(InvalidError):
+            await shell.write("f", b"") or await shell.readlink("f")
+    assert await get(store, "link") == b"some/where else"
+    async with shell_on(store, tmp_path / "other") as shell:
+        assert await shell.readlink("link") == "some/where else"
+        assert await shell.size("link") == 15
