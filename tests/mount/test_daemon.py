@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def wait_for(condition, what: str, limit_s: float = 30.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
-        time.sleep(0.05)
+        threading.Event().wait(0.05)  # another process: there is nothing to wait on
 
 
 def is_gone(pid: int) -> bool:
