@@ -1,5 +1,6 @@
 """Names: unlink, rename and what becomes of open and dirty files by them."""
 
+import contextlib
 import os
 from dataclasses import replace
 
@@ -17,8 +18,8 @@ from vfs.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    StaleError,
     TransientError,
-    VfsError,
     WrongKindError,
 )
 from vfs.store.memory import MemoryStore, everything
@@ -218,10 +219,8 @@ async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tm
         await shell.pread(fd, 0, MIB)
         await shell.pwrite(fd, 10, b"staged")
         await shell.rename("a", "b")
-        try:
+        with contextlib.suppress(StaleError):
             assert await shell.pread(fd, 0, MIB) == old[:10] + b"staged" + old[16:MIB]
-        except VfsError as error:
-            assert error.errno == 116  # ESTALE
         await shell.pwrite(fd, 0, b"nobody sees this")
         await shell.close(fd)
         assert await shell.read("b") == b"a" * size
@@ -324,7 +323,7 @@ async def test_a_dirty_file_may_be_renamed_again_and_back(store, tmp_path):
 
 
 async def test_a_dirty_renamed_file_can_be_unlinked(store, tmp_path):
-    for opened in (True, False):
+    for _ in range(2):
         await put(store, "a", b"a" * 10)
         async with shell_on(store, tmp_path) as shell:
             store.script.clear()
@@ -333,8 +332,6 @@ async def test_a_dirty_renamed_file_can_be_unlinked(store, tmp_path):
             await shell.pwrite(fd, 0, b"A")
             await shell.rename("a", "b")
             await wait_all_tasks_blocked()
-            if not opened:
-                await shell.fs.files.release(fd) if False else None
             await shell.unlink("b")
             assert await shell.all(fd) == b"A" + b"a" * 9
             gate.release()
@@ -583,20 +580,23 @@ async def test_new_names_are_checked(store, tmp_path):
             await shell.create("n" * 256)
         with pytest.raises(NotPermittedError):
             shell.fs.namespace.link()
-        long = "/".join(["d" * 200] * 6)
-        here = ""
+        here = "d" * 200
+        for _ in range(4):
+            await shell.mkdir(here)
+            here = f"{here}/{'d' * 200}"
+        await shell.mkdir(here)
         with pytest.raises(NameTooLongError):
-            for part in long.split("/"):
-                here = f"{here}/{part}" if here else part
-                await shell.mkdir(here)
+            await shell.mkdir(f"{here}/{'d' * 200}")
 
 
 async def test_symbolic_links_survive_a_remount(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.symlink("link", "some/where else")
         assert await shell.readlink("link") == "some/where else"
+        await shell.write("f", b"")
         with pytest.raises(InvalidError):
-            await shell.write("f", b"") or await shell.readlink("f")
+            await shell.readlink("f")
+        await shell.unlink("f")
     assert await get(store, "link") == b"some/where else"
     async with shell_on(store, tmp_path / "other") as shell:
         assert await shell.readlink("link") == "some/where else"

@@ -1,9 +1,10 @@
 """What was decided about names and is not in the store yet, kept across a crash.
 
-Three kinds of records: a changed attribute entry (until its sidecar is uploaded), a removal whose
-DELETE waits for the last close, and a rename between its first and last request. Each pending
-decision has an id; `done` ends it. When nothing is pending, or the log has grown past its limit, it
-is rewritten.
+Three kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
+sidecar is uploaded or `gone` that its directory is not there any more), a removal whose DELETE
+waits for the last close (`unlink`), and a rename between its first and last request (`move`,
+`move_directory`). Removals and renames have an id; `done` ends them. When nothing is pending, or
+the log has grown past its limit, it is rewritten.
 """
 
 import itertools
@@ -13,6 +14,8 @@ from vfs.layout.base import FileVersion
 from vfs.stage.directory import Stage
 from vfs.stage.records import Value
 from vfs.store.base import ObjectVersion
+from vfs.tree.attributes import Attributes
+from vfs.tree.sidecar import SidecarEntry, encode_entry
 from vfs.tree.sidecars import Sidecars
 from vfs.values import MIB, Key, Version
 
@@ -28,6 +31,11 @@ def file_record(file: FileVersion) -> dict[str, Value]:
         "size": file.size,
         "mtime_ns": file.mtime_ns,
     }
+
+
+def attributes_record(attributes: Attributes) -> Value:
+    """Return attributes as JSON values."""
+    return encode_entry(SidecarEntry(0, attributes))  # type: ignore[return-value]  # JSON values
 
 
 def file_of(record: Mapping[str, Value]) -> FileVersion:
@@ -52,6 +60,10 @@ class Journal:
         self._sidecars = sidecars
         self._pending: dict[int, dict[str, Value]] = {}
         self._ids = itertools.count(1)
+        sidecars.on_stored = self._stored
+
+    def _stored(self, directory: Key, sequence: int) -> None:
+        self._stage.names.append({"op": "stored", "dir": directory, "seq": sequence})
 
     def replay(self, records: list[dict[str, Value]]) -> list[dict[str, Value]]:
         """Take up what an earlier owner left and return its unfinished removals and renames."""
@@ -59,6 +71,12 @@ class Journal:
             match record.get("op"):
                 case "attributes":
                     self._sidecars.replay(record)
+                case "stored":
+                    self._sidecars.replay_stored(
+                        Key(str(record.get("dir"))), _number(record, "seq")
+                    )
+                case "gone":
+                    self._sidecars.forget(Key(str(record.get("dir"))))
                 case "done":
                     self._pending.pop(_number(record), None)
                 case _:
@@ -96,6 +114,6 @@ class Journal:
             await self._stage.names.rewrite([*self._pending.values(), *self._sidecars.records()])
 
 
-def _number(record: Mapping[str, Value]) -> int:
-    number = record.get("id")
+def _number(record: Mapping[str, Value], field: str = "id") -> int:
+    number = record.get(field)
     return number if isinstance(number, int) else 0

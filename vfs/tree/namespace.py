@@ -199,8 +199,10 @@ class Namespace:
 
     async def remove_directory(self, node: Node) -> None:
         """Remove what a directory has in the store: its sidecars, then its marker."""
-        await self._context.sidecars.remove_all(node.key)
-        await self._context.layout.remove_directory(node.key)
+        context = self._context
+        await context.sidecars.remove_all(node.key)
+        context.journal.append(context.sidecars.forget(node.key))
+        await context.layout.remove_directory(node.key)
 
     async def unlink(self, parent: Node, name: str) -> None:
         """Remove a file's name. Errors: IsDirectoryError, NotFoundError."""

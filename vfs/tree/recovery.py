@@ -6,15 +6,22 @@ left alone, and the log says so. Doing one twice is harmless.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
+from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
-from vfs.layout.base import FileVersion
+from vfs.layout.base import FileVersion, Layout
 from vfs.stage.records import Value
+from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
 from vfs.tree.journal import file_of
-from vfs.values import Key
+from vfs.tree.sidecar import decode_entry
+from vfs.values import MIB, Key, Span, Version
 
 log = logging.getLogger(__name__)
+
+COMPARED_BYTES = 64 * MIB
+"""Largest files that are compared to know a finished copy; they are read while mounting."""
 
 
 async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
@@ -22,6 +29,7 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
 
     Errors: none of the store: what cannot be done now stays journalled for the next mount.
     """
+    await _forget_directories(fs)
     for record in unfinished:
         number = record.get("id")
         try:
@@ -34,6 +42,22 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
             continue
         if isinstance(number, int):
             await fs.context.journal.done(number)
+    await fs.context.journal.sync()
+
+
+async def _forget_directories(fs: FileSystem) -> None:
+    """Drop attributes of names in directories that are gone: storing them would bring one back."""
+    context = fs.context
+    for sidecar in context.sidecars.pending:
+        if not sidecar.directory:
+            continue
+        try:
+            page = await context.layout.list(sidecar.directory)
+        except VfsError as error:
+            log.warning("directory %r cannot be listed: %s", sidecar.directory, error.message)
+            continue
+        if not page.exists:
+            context.journal.append(context.sidecars.forget(sidecar.directory))
 
 
 async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
@@ -41,11 +65,10 @@ async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
         case "unlink":
             await _remove(fs, file_of(_fields(record["file"])))
         case "move":
-            await _move(fs, file_of(_fields(record["file"])), Key(str(record["target"])))
+            await _move(fs, file_of(_fields(record["file"])), Key(str(record["target"])), record)
         case "move_directory":
             source, target = Key(str(record["source"])), Key(str(record["target"]))
-            log.info("finishing the rename of %r to %r", source, target)
-            await fs.rename.move_tree(source, target)
+            await _move_directory(fs, source, target, record)
         case other:
             log.error("a journalled operation %r is unknown to this version, left alone", other)
 
@@ -63,23 +86,91 @@ async def _remove(fs: FileSystem, file: FileVersion) -> None:
         log.info("%r was replaced after it was unlinked: kept", file.pin.key)
 
 
-async def _move(fs: FileSystem, file: FileVersion, target: Key) -> None:
+async def _move(
+    fs: FileSystem, file: FileVersion, target: Key, record: Mapping[str, Value]
+) -> None:
     """Finish a rename: both names may be there, or only one of them."""
     layout = fs.context.layout
-    old = await layout.find(file.pin.key)
-    if old is None or old.file is None or old.file.pin.version != file.pin.version:
-        return  # the copy was complete, or somebody else has written the old name since
-    new = await layout.find(target)
-    if new is not None and new.file is not None and new.file.size != file.size:
-        log.warning(
-            "%r was being renamed to %r, which holds something else now: both names stay",
-            file.pin.key,
-            target,
-        )
-        return
-    replaces = new.file if new is not None else None
-    log.info("finishing the rename of %r to %r", file.pin.key, target)
+    old, new = await layout.find(file.pin.key), await layout.find(target)
+    there = new.file if new is not None else None
     try:
-        await layout.move(file, target, replaces=replaces)
+        if old is None or old.file is None or old.file.pin.version != file.pin.version:
+            # The copy was complete, or somebody else has written the old name since.
+            moved = there if there is not None and there.size == file.size else None
+        elif there is None or there.pin.version == record.get("replaces"):
+            log.info("finishing the rename of %r to %r", file.pin.key, target)
+            moved = await layout.move(file, target, replaces=there)
+        elif await _is_copy(layout, file, there):
+            await layout.remove(file)
+            moved = there
+        else:
+            log.warning(
+                "%r was being renamed to %r, which holds something else now: both names stay",
+                file.pin.key,
+                target,
+            )
+            return
     except (NotFoundError, StaleError, ConflictError) as error:
         log.warning("rename of %r not finished: %s", file.pin.key, error.message)
+        return
+    if moved is not None:
+        version = moved.pin.version
+        await _move_entry(fs, file.pin.key, target, record, version=version)
+
+
+async def _is_copy(layout: Layout, one: FileVersion, other: FileVersion) -> bool:
+    if one.size != other.size or one.size > COMPARED_BYTES:
+        return False
+    for span in Span(0, one.size).pieces(MIB):
+        pair = [bytearray(span.size), bytearray(span.size)]
+        for file, buffer in zip((one, other), pair, strict=True):
+            await layout.read_into(file, span, [memoryview(buffer)])
+        if pair[0] != pair[1]:
+            return False
+    return True
+
+
+async def _move_directory(
+    fs: FileSystem, source: Key, target: Key, record: Mapping[str, Value]
+) -> None:
+    layout = fs.context.layout
+    log.info("finishing the rename of %r to %r", source, target)
+    if (await layout.list(source)).exists:
+        if not layout.moves_directories:
+            await fs.rename.move_tree(source, target)
+        elif not (await layout.list(target)).exists:
+            await layout.move_directory(source, target)
+        else:
+            log.warning("%r and %r are both there: both names stay", source, target)
+            return
+    if (await layout.list(target)).exists:
+        fs.context.journal.append(fs.context.sidecars.forget(source))
+        await _move_entry(fs, source, target, record, version=None)
+
+
+async def _move_entry(
+    fs: FileSystem,
+    source: Key,
+    target: Key,
+    record: Mapping[str, Value],
+    *,
+    version: Version | None,
+) -> None:
+    """Give a renamed name its attributes, unless it has newer ones."""
+    context = fs.context
+    old_directory, _, old_name = source.rpartition("/")
+    directory, _, name = target.rpartition("/")
+    attributes = _attributes(record)
+    known = (await context.sidecars.refresh(Key(directory), 0)).get(name)
+    if attributes is not None and (known is None or known.version != version):
+        moved = replace(attributes, version=version)
+        context.journal.append(context.sidecars.change(Key(directory), name, moved))
+    old = (await context.sidecars.refresh(Key(old_directory), 0)).get(old_name)
+    gone = await context.layout.find(names.child(Key(old_directory), old_name)) is None
+    if old is not None and gone:
+        context.journal.append(context.sidecars.change(Key(old_directory), old_name, None))
+
+
+def _attributes(record: Mapping[str, Value]) -> Attributes | None:
+    entry = record.get("entry")
+    return decode_entry(entry).attributes if entry is not None else None

@@ -6,6 +6,7 @@ once: its content keeps reading from the old key and commits to the new one, and
 removed after that. A directory is a journalled sequence of those.
 """
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import trio
@@ -23,9 +24,10 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
+from vfs.stage.records import Value
 from vfs.tasks import open_tasks
 from vfs.tree.context import Context
-from vfs.tree.journal import file_record
+from vfs.tree.journal import attributes_record, file_record
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
@@ -141,7 +143,7 @@ class Rename:
     ) -> None:
         context = self._context
         target = names.child(parent.key, name)
-        number = await self._begin(source, target, replaces)
+        number = await self._begin(node, source, target, replaces)
         try:
             moved = await context.layout.move(source, target, replaces=replaces)
         except VfsError:
@@ -160,10 +162,18 @@ class Rename:
     def _quick(self, file: FileVersion) -> bool:
         return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
 
-    async def _begin(self, source: FileVersion, target: Key, replaces: FileVersion | None) -> int:
+    async def _begin(
+        self, node: Node, source: FileVersion, target: Key, replaces: FileVersion | None
+    ) -> int:
         version = replaces.pin.version if replaces is not None else None
         return await self._context.journal.begin(
-            "move", {"file": file_record(source), "target": target, "replaces": version}
+            "move",
+            {
+                "file": file_record(source),
+                "target": target,
+                "replaces": version,
+                "entry": attributes_record(node.attributes),
+            },
         )
 
     async def _give_up(self, parent: Node, name: str, target: Node | None) -> FileVersion | None:
@@ -224,7 +234,7 @@ class Rename:
         context = self._context
         source, move, done = node.file, node.move, None
         if source is not None:
-            done = await self._begin(source, names.child(parent.key, name), replaces)
+            done = await self._begin(node, source, names.child(parent.key, name), replaces)
         old_parent, old_name = node.parent, node.name
         # No await from here on: the tree changes as a whole.
         fresh = False
@@ -267,24 +277,52 @@ class Rename:
             await self._namespace.check_empty(target)
             await self._namespace.remove_directory(target)
             target.detach()
-        for below in node.below():
-            content = below.content
-            if content is not None and content.needs_commit:
-                await context.committer.store(content)
+        await self._store_below(node)
         source_key, target_key = node.key, names.child(parent.key, name)
+        for sidecar in context.sidecars.below(source_key):
+            await context.sidecars.upload(sidecar.directory)
+        async with AsyncExitStack() as held:
+            contents = [below.content for below in node.below() if below.content is not None]
+            for content in contents:  # no version may go to an old key any more
+                await held.enter_async_context(content.commits)
+                await content.settle()
+            number = await self._begin_directory(node, source_key, target_key)
+            renamed = await self._move_directory(number, source_key, target_key)
+            self._rehang_directory(node, parent, name, source_key, target_key, renamed)
+            for content in contents:
+                await content.retarget()
+        await context.journal.done(number)
+
+    async def _store_below(self, node: Node) -> None:
+        """Store what is dirty below a directory, also what is only leaving it."""
+        committer = self._context.committer
         for below in node.below():
-            if below.is_directory:
-                await context.sidecars.upload(below.key)
-        if context.layout.moves_directories:
-            await context.layout.move_directory(source_key, target_key)
-            renamed: dict[Key, FileVersion] = {}
-        else:
-            number = await context.journal.begin(
-                "move_directory", {"source": source_key, "target": target_key}
-            )
-            renamed = await self.move_tree(source_key, target_key)
-            await context.journal.done(number)
-        self._rehang_directory(node, parent, name, source_key, target_key, renamed)
+            if below.content is not None and below.content.needs_commit:
+                await committer.store(below.content)
+            if below.directory is not None:
+                for move in list(below.directory.leaving.values()):
+                    await committer.store(move.content)
+                    await move.over.wait()
+
+    async def _begin_directory(self, node: Node, source: Key, target: Key) -> int:
+        entry = attributes_record(node.attributes)
+        fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
+        return await self._context.journal.begin("move_directory", fields)
+
+    async def _move_directory(
+        self, number: int, source: Key, target: Key
+    ) -> dict[Key, FileVersion]:
+        """Move what the store has; return the new versions by new key where they changed."""
+        layout = self._context.layout
+        if not layout.moves_directories:
+            # One that fails halfway stays journalled: the next mount goes on with it.
+            return await self.move_tree(source, target)
+        try:
+            await layout.move_directory(source, target)
+        except VfsError:
+            await self._context.journal.done(number)
+            raise
+        return {}
 
     def _rehang_directory(
         self,
@@ -300,9 +338,7 @@ class Rename:
         old_parent, old_name = node.parent, node.name
         if old_parent is None:
             return
-        for below in node.below():
-            if below.is_directory:
-                context.sidecars.forget(below.key)
+        context.journal.append(context.sidecars.forget(source_key))
         context.inodes.move(node, parent, name)
         for below in node.below():
             self._rekey(below, source_key, target_key, renamed)
@@ -356,10 +392,11 @@ class Rename:
                 cursor = page.cursor
                 if cursor is None:
                     break
-            self._move_attributes(here, there, renamed)
+            await self._move_attributes(here, there, renamed)
             await context.sidecars.upload(there)
         for relative in reversed(directories):
             await context.sidecars.remove_all(Key(source + relative))
+            context.journal.append(context.sidecars.forget(Key(source + relative)))
             await context.layout.remove_directory(Key(source + relative))
         return renamed
 
@@ -381,13 +418,24 @@ class Rename:
             for _ in range(min(MOVES_AT_ONCE, len(entries))):
                 nursery.start_soon(work)
 
-    def _move_attributes(self, here: Key, there: Key, renamed: dict[Key, FileVersion]) -> None:
+    async def _move_attributes(
+        self, here: Key, there: Key, renamed: dict[Key, FileVersion]
+    ) -> None:
         context = self._context
+        await context.sidecars.refresh(there, 0)
         for name, entry in context.sidecars.take(here).items():
             attributes = entry.attributes
             if attributes is None:
                 continue
-            moved = renamed.get(names.child(there, name))
+            key = names.child(there, name)
+            moved = renamed.get(key)
+            if moved is None and attributes.version is not None:
+                # Moved already, before a crash, unless it was never there.
+                found = await context.layout.find(key)
+                moved = found.file if found is not None else None
+                known = context.sidecars.of(there).get(name)
+                if moved is None or (known is not None and known.version == moved.pin.version):
+                    continue
             if moved is not None:
                 attributes = replace(attributes, version=moved.pin.version)
             context.journal.append(context.sidecars.change(there, name, attributes))

@@ -6,7 +6,7 @@ another host was faster, its entries are merged with ours, name by name.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -54,8 +54,10 @@ class Sidecar:
     lock: trio.Lock = field(default_factory=trio.Lock)
 
     def get(self, name: str) -> Attributes | None:
-        """Return what is known of a name, our own pending change first."""
-        entry = self.pending.get(name) or self.entries.get(name)
+        """Return what is known of a name: our own pending change or what is stored, the newer."""
+        entry, stored = self.pending.get(name), self.entries.get(name)
+        if entry is None or (stored is not None and stored.sequence >= entry.sequence):
+            entry = stored
         return entry.attributes if entry is not None else None
 
 
@@ -68,6 +70,8 @@ class Sidecars:
         self._read_only = read_only
         self._known: dict[Key, Sidecar] = {}
         self._sequence = 0
+        # Called with a directory and the highest sequence of its changes that are stored.
+        self.on_stored: Callable[[Key, int], None] = lambda _directory, _sequence: None
 
     def of(self, directory: Key) -> Sidecar:
         """Return the sidecar of a directory, loaded or not."""
@@ -187,6 +191,13 @@ class Sidecars:
         sidecar.pending[str(record["name"])] = entry
         self._sequence = max(self._sequence, entry.sequence)
 
+    def replay_stored(self, directory: Key, sequence: int) -> None:
+        """Forget the replayed changes of a directory that had been stored."""
+        sidecar = self.of(directory)
+        for name, entry in list(sidecar.pending.items()):
+            if entry.sequence <= sequence:
+                del sidecar.pending[name]
+
     def records(self) -> list[dict[str, Value]]:
         """Return the records of everything that is pending, for a compacted journal."""
         return [
@@ -195,9 +206,20 @@ class Sidecars:
             for name, entry in sidecar.pending.items()
         ]
 
-    def forget(self, directory: Key) -> None:
-        """Drop what is known of a directory that is gone."""
-        self._known.pop(directory, None)
+    def below(self, directory: Key) -> list[Sidecar]:
+        """Return the sidecars in memory of a directory and all below it."""
+        prefix = names.as_prefix(directory)
+        return [
+            one
+            for key, one in list(self._known.items())
+            if key == directory or key.startswith(prefix)
+        ]
+
+    def forget(self, directory: Key) -> dict[str, Value]:
+        """Drop what is known of a directory that is gone and of all below; return the record."""
+        for sidecar in self.below(directory):
+            self._known.pop(sidecar.directory, None)
+        return {"op": "gone", "dir": directory}
 
     def take(self, directory: Key) -> dict[str, SidecarEntry]:
         """Return all entries of a directory and forget them, for one that moves elsewhere."""
@@ -227,10 +249,32 @@ class Sidecars:
         raise ConflictError("the attributes change faster than they can be written", key=directory)
 
     async def _upload(self, sidecar: Sidecar) -> None:
+        if sidecar.broken:
+            raise MetadataError(
+                f"attributes cannot be stored: {sidecar.broken}", key=sidecar.directory
+            )
         changes = dict(sidecar.pending)
         merged = merge([sidecar.entries, changes])
         alive = {name: entry for name, entry in merged.items() if entry.attributes is not None}
-        count = max(shard_count(len(alive)), len(sidecar.shards), 1)
+        if alive or sidecar.shards:  # else an empty object would make a directory of nothing
+            sidecar.shards = await self._write_shards(sidecar, alive, changes)
+        # No await from here on: what is stored and what is pending change together.
+        sidecar.entries = alive
+        for name, entry in changes.items():
+            if sidecar.pending.get(name) is entry:
+                del sidecar.pending[name]
+        highest = max(entry.sequence for entry in changes.values())
+        if all(entry.sequence > highest for entry in sidecar.pending.values()):
+            self.on_stored(sidecar.directory, highest)
+
+    async def _write_shards(
+        self,
+        sidecar: Sidecar,
+        alive: Mapping[str, SidecarEntry],
+        changes: Mapping[str, SidecarEntry],
+    ) -> dict[str, _Shard]:
+        """Write the shards that differ and return all that there are then."""
+        count = max(shard_count(len(alive)), len(sidecar.shards))
         # A count that is no power of two means that shards of two layouts are there: a split that
         # was interrupted. Writing all shards of the finer one completes it.
         while count & (count - 1):
@@ -245,19 +289,12 @@ class Sidecars:
         for shard in sorted(dirty):
             name = wanted[shard]
             known = shards.get(name)
-            if not parts[shard] and known is None and not split:
-                continue
             version = await self._put(sidecar.directory, name, parts[shard], count, known)
             shards[name] = _Shard(version, parts[shard])
         for name, old in sidecar.shards.items():
             if name not in wanted:
                 await self._remove(sidecar.directory, name, old)
-        # No await from here on: what is stored and what is pending change together.
-        sidecar.shards = shards
-        sidecar.entries = alive
-        for name, entry in changes.items():
-            if sidecar.pending.get(name) is entry:
-                del sidecar.pending[name]
+        return shards
 
     async def _put(
         self,
@@ -292,4 +329,3 @@ class Sidecars:
         page = await self._store.list(prefix, delimiter="/")
         for info in page.objects:
             await self._store.remove([info.key])
-        self.forget(directory)

@@ -1,0 +1,261 @@
+"""A crash at every request to the store and every step of the journal."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.crash import Steps, run_until
+from tests.support.tree import get, keys, put, shell_on
+from vfs.store.memory import MemoryStore, everything
+from vfs.tree import rename as rename_module
+
+
+@pytest.fixture(params=["copies", "moves"])
+def features(request):
+    return replace(everything(), move=request.param == "moves")
+
+
+@pytest.fixture(params=["lost", "done"])
+def after(request):
+    """Whether the step at which the daemon dies takes effect."""
+    return request.param == "done"
+
+
+@pytest.fixture
+def every_crash(features, after, tmp_path):
+    """Run a scenario with a crash at its first step, its second, and so on until there is none."""
+
+    async def run(prepare, scenario, check):
+        for fatal in range(1, 200):
+            store = MemoryStore(features=features)
+            steps = Steps(fatal, after=after)
+            stage = tmp_path / f"stage-{fatal}"
+            ended = await run_until(store, stage, steps, prepare, scenario)
+            try:
+                # The next daemon on the same stage directory, then one on another machine.
+                async with shell_on(store, stage) as shell:
+                    await check(shell, ended)
+                async with shell_on(store, tmp_path / f"other-{fatal}") as shell:
+                    await check(shell, ended)
+            except BaseException as error:
+                error.add_note(f"crash at step {fatal}: {steps.done[:fatal]}")
+                raise
+            if not steps.crashed:
+                return
+        raise AssertionError("the scenario has no end")
+
+    return run
+
+
+def under_one_name(old, new, content):
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert content in (found.get(old), found.get(new)), "under none of its names"
+        assert set(found) <= {old, new}
+        if ended:
+            assert found.get(new) == content
+
+    return check
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch):
+    if request.param == "large":
+        monkeypatch.setattr(rename_module, "COPIED_AT_ONCE_BYTES", 10)
+    return 1000
+
+
+async def test_rename_of_a_file(every_crash, size):
+    content = b"a" * size
+
+    async def prepare(shell):
+        await shell.write("a", content, mode=0o640)
+
+    async def scenario(shell):
+        await shell.rename("a", "b")
+
+    async def check(shell, ended):
+        await under_one_name("a", "b", content)(shell, ended)
+        names = await shell.ls()
+        assert len(names) == 1
+        assert await shell.mode(names[0]) == 0o640
+
+    await every_crash(prepare, scenario, check)
+
+
+@pytest.mark.parametrize("other", [b"b" * 5, b"b" * 1000])
+async def test_rename_over_a_file(every_crash, size, other):
+    content = b"a" * size
+
+    async def prepare(shell):
+        await shell.write("a", content)
+        await shell.write("b", other)
+
+    async def scenario(shell):
+        await shell.rename("a", "b")
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert content in found.values()
+        assert found.get("b") in (content, other)
+        if ended:
+            assert found == {"b": content}
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_rename_of_a_dirty_file(every_crash, expect_log):
+    """What was not fsynced may be lost, the file not; what was fsynced after the rename stays."""
+    # Between the commit of the new name and the removal of the old one.
+    expect_log("both names stay")
+
+    async def prepare(shell):
+        await shell.write("a", b"a" * 1000)
+
+    async def scenario(shell):
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"dirty")
+        await shell.rename("a", "b")
+        await shell.close(fd)
+
+    new = b"dirty" + b"a" * 995
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert set(found) <= {"a", "b"}
+        if ended:
+            assert found.get("b") == new, "a later commit was undone"
+        assert found
+        assert set(found.values()) <= {new, b"a" * 1000}
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_unlink_of_a_file(every_crash):
+    async def prepare(shell):
+        await shell.write("a", b"aaa")
+
+    async def scenario(shell):
+        await shell.unlink("a")
+
+    async def check(shell, ended):
+        names = await shell.ls()
+        assert names in ([], ["a"])
+        if names:
+            assert await shell.read("a") == b"aaa"
+        if ended:
+            assert names == []
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_unlink_of_an_open_file(every_crash):
+    async def prepare(shell):
+        await shell.write("a", b"aaa")
+
+    async def scenario(shell):
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.pread(fd, 0, 3)
+
+    async def check(shell, ended):
+        names = await shell.ls()
+        assert names in ([], ["a"])
+        if ended:
+            assert names == []
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_a_name_made_anew_after_an_open_file_was_unlinked(every_crash):
+    async def prepare(shell):
+        await shell.write("a", b"old")
+
+    async def scenario(shell):
+        old = await shell.open("a")
+        await shell.unlink("a")
+        await shell.write("a", b"new")
+        await shell.close(old)
+
+    async def check(shell, ended):
+        names = await shell.ls()
+        content = await shell.read("a") if names else None
+        assert content in (None, b"old", b"new")
+        if ended:
+            assert content == b"new"
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_rename_of_a_directory(every_crash):
+    async def prepare(shell):
+        await shell.mkdir("d", 0o750)
+        await shell.mkdir("d/sub", 0o700)
+        await shell.write("d/a", b"aaa", mode=0o600)
+        await shell.write("d/sub/b", b"bbb", mode=0o4755)
+        await shell.symlink("d/sub/link", "../a")
+        await shell.setattr("d/a", mtime_ns=42)
+
+    async def scenario(shell):
+        await shell.rename("d", "e")
+
+    async def check(shell, ended):
+        (top,) = await shell.ls()
+        assert top in ("d", "e")
+        if ended:
+            assert top == "e"
+        assert await shell.ls(top) == ["a", "sub"]
+        assert await shell.ls(f"{top}/sub") == ["b", "link"]
+        assert await shell.read(f"{top}/a") == b"aaa"
+        assert await shell.read(f"{top}/sub/b") == b"bbb"
+        assert await shell.readlink(f"{top}/sub/link") == "../a"
+        assert await shell.mode(f"{top}/sub") == 0o700
+        assert await shell.mode(f"{top}/sub/b") == 0o4755
+        assert (await shell.stat(f"{top}/a")).mtime_ns == 42
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_acknowledged_attributes_survive(every_crash):
+    async def prepare(shell):
+        await shell.write("a", b"aaa")
+
+    async def scenario(shell):
+        await shell.chmod("a", 0o600)
+        await shell.write("new", b"n", mode=0o4711)
+        await shell.mkdir("d", 0o711)
+
+    async def check(shell, ended):
+        # On another machine only after the first has stored its journal.
+        assert await shell.mode("a") in (0o600, 0o644)
+        if ended:
+            assert await shell.mode("a") == 0o600
+            assert await shell.mode("new") == 0o4711
+            assert await shell.mode("d") == 0o711
+            assert await shell.read("new") == b"n"
+
+    await every_crash(prepare, scenario, check)
+
+
+async def test_what_another_host_wrote_since_a_crash_is_left_alone(features, tmp_path, expect_log):
+    """A rename died before its first request; both names were written by others meanwhile."""
+
+    async def prepare(shell):
+        await shell.write("a", b"aaa")
+
+    async def scenario(shell):
+        await shell.rename("a", "b")
+
+    store = MemoryStore(features=features)
+    steps = Steps(1, after=True)
+    while steps.done[steps.fatal - 1 : steps.fatal] != ["journal"]:
+        store = MemoryStore(features=features)
+        steps = Steps(steps.fatal + 1, after=True)
+        await run_until(store, tmp_path / f"{steps.fatal}", steps, prepare, scenario)
+    assert await get(store, "a") == b"aaa"
+    await put(store, "b", b"bbb")
+    expect_log("both names stay")
+    async with shell_on(store, tmp_path / f"{steps.fatal}") as shell:
+        assert await shell.read("a") == b"aaa"
+        assert await shell.read("b") == b"bbb"
+    assert await keys(store) == ["a", "b"]
