@@ -59,6 +59,7 @@ async def test_an_unlinked_file_is_gone_at_once_and_from_the_store(store, tmp_pa
             await shell.unlink("a")
 
 
+@pytest.mark.promise("S-name-2")
 async def test_an_open_file_outlives_its_name(store, tmp_path):
     data = os.urandom(3 * MIB)
     await put(store, "a", data)
@@ -126,6 +127,7 @@ async def test_a_name_made_and_unlinked_again_stays_gone(store, tmp_path):
         assert not await shell.exists("a")
 
 
+@pytest.mark.promise("S-name-2")
 async def test_a_commit_that_ends_late_never_brings_a_name_back(store, tmp_path):
     async with shell_on(store, tmp_path) as shell, trio.open_nursery() as nursery:
         fd = await shell.create("a")
@@ -199,6 +201,7 @@ async def test_a_renamed_file_keeps_content_and_attributes(store, tmp_path, size
         assert await shell.read("b") == b"x" * size
 
 
+@pytest.mark.promise("S-name-3")
 async def test_a_rename_over_a_file_replaces_it(store, tmp_path, size):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"a" * size)
@@ -210,6 +213,7 @@ async def test_a_rename_over_a_file_replaces_it(store, tmp_path, size):
     assert await get(store, "b") == b"a" * size
 
 
+@pytest.mark.promise("S-read-2")
 async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tmp_path, size):
     old = os.urandom(2 * MIB)
     await put(store, "b", old)
@@ -228,6 +232,7 @@ async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tm
     assert await keys(store) == ["b"]
 
 
+@pytest.mark.promise("S-name-6")
 async def test_a_dirty_file_is_renamed_and_stored_under_its_new_name(store, tmp_path):
     base = os.urandom(20 * MIB)
     await put(store, "a", base)
@@ -395,6 +400,7 @@ async def test_a_rename_that_fails_changes_nothing(store, tmp_path, virtual_time
         assert await shell.read("b") == b"Bbb"
 
 
+@pytest.mark.promise("S-name-4")
 async def test_noreplace_refuses_an_existing_name(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.write("a", b"a")
@@ -452,6 +458,7 @@ async def check_tree(shell, top):
     assert (found.mode & 0o777, found.mtime_ns, found.uid) == (0o600, 42, 3)
 
 
+@pytest.mark.promise("S-name-5")
 async def test_a_renamed_directory_takes_all_with_it(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await make_tree(shell)
@@ -529,6 +536,7 @@ async def test_a_directory_replaces_an_empty_one_only(store, tmp_path):
         assert await shell.ls() == ["full", "void"]
 
 
+@pytest.mark.promise("S-name-8")
 async def test_a_directory_must_be_empty_to_go(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.mkdir("d")
@@ -562,6 +570,7 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
         assert await get(store, "d/a") == b"theirs"
 
 
+@pytest.mark.promise("S-name-7")
 async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(store, tmp_path):
     await put(store, "d/a", b"x")
     async with shell_on(store, tmp_path, TTL) as shell:

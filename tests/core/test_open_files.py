@@ -17,6 +17,7 @@ from vfs.store.memory import MemoryStore, everything
 from vfs.values import MIB
 
 
+@pytest.mark.promise("S-write-3")
 async def test_what_is_closed_is_an_object(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"hello")
@@ -24,6 +25,7 @@ async def test_what_is_closed_is_an_object(store, tmp_path):
         assert await shell.read("a") == b"hello"
 
 
+@pytest.mark.promise("S-write-3")
 async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"hello")
@@ -36,6 +38,7 @@ async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
         assert store.calls == []
 
 
+@pytest.mark.promise("S-name-1")
 async def test_a_new_empty_file_becomes_an_object_at_its_first_flush(store, tmp_path):
     seen = []
     inner_write = store._inner.write
@@ -55,6 +58,7 @@ async def test_a_new_empty_file_becomes_an_object_at_its_first_flush(store, tmp_
     assert ("new", ABSENT) in seen
 
 
+@pytest.mark.promise("S-name-1")
 async def test_exclusive_creation_asks_the_store_and_not_its_memory(store, tmp_path):
     async with shell_on(store, tmp_path, "metadata_ttl=1h", "negative_ttl=1h") as shell:
         assert not await shell.exists("lock")
@@ -84,6 +88,7 @@ async def test_a_reader_that_opens_after_a_close_sees_what_was_closed(backend, t
         assert await two.size("a") == 7
 
 
+@pytest.mark.promise("S-read-1")
 async def test_an_open_reader_never_sees_a_mixture_of_two_versions(backend, tmp_path):
     old, new = os.urandom(3 * MIB), os.urandom(3 * MIB)
     await put(backend, "a", old)
@@ -123,6 +128,7 @@ async def test_a_file_truncated_and_extended_reads_zeros(store, tmp_path):
         assert await shell.read("a") == b"x" * 10 + bytes(40)
 
 
+@pytest.mark.promise("S-write-13")
 async def test_a_size_that_no_object_can_have_is_refused_at_once(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         fd = await shell.create("a")
@@ -141,6 +147,7 @@ async def test_an_empty_write_changes_nothing(store, tmp_path):
         await shell.close(fd)
 
 
+@pytest.mark.promise("S-write-8")
 async def test_a_delta_uploads_only_the_parts_that_changed(store, tmp_path):
     size = 64 * MIB
     base = random.Random(1).randbytes(size)
@@ -257,6 +264,7 @@ async def test_writes_during_a_commit_are_the_next_version(store, tmp_path):
         assert await get(store, "a") == b"TWO" + b"one" * 999 + bytes(2000) + b"end"
 
 
+@pytest.mark.promise("S-write-4")
 async def test_a_commit_holds_one_moment_of_the_file_whatever_is_written_meanwhile(store, tmp_path):
     """Clean bytes of a part, not fetched yet, are overwritten while the commit runs."""
     base = random.Random(3).randbytes(12 * MIB)
@@ -278,6 +286,7 @@ async def test_a_commit_holds_one_moment_of_the_file_whatever_is_written_meanwhi
         assert await get(store, "img") == bytes(expected)
 
 
+@pytest.mark.promise("S-read-1")
 async def test_reads_and_writes_at_once_agree(store, tmp_path):
     pick = random.Random(9)
     model = bytearray(pick.randbytes(6 * MIB))
@@ -307,6 +316,7 @@ async def test_reads_and_writes_at_once_agree(store, tmp_path):
 # Failures
 
 
+@pytest.mark.promise("S-write-7")
 async def test_a_store_that_is_down_fails_fsync_and_loses_nothing(
     store, tmp_path, virtual_time, expect_log
 ):
@@ -400,6 +410,7 @@ async def test_a_lost_reply_to_a_delta_is_no_conflict(store, tmp_path, virtual_t
         assert shell.mount.conflicts.count == 0
 
 
+@pytest.mark.promise("S-write-9")
 async def test_a_full_stage_makes_the_writer_wait_for_uploads(store, tmp_path, virtual_time):
     data = os.urandom(40 * MIB)
     async with shell_on(store, tmp_path, stage_bytes=12 * MIB) as shell:
@@ -428,6 +439,7 @@ async def test_many_files_share_a_small_stage(store, tmp_path, virtual_time):
         assert await get(store, f"f{number}") == b"".join(bytes([at]) * MIB for at in range(6))
 
 
+@pytest.mark.promise("S-write-9")
 async def test_a_full_stage_that_does_not_drain_is_enospc(
     store, tmp_path, virtual_time, expect_log
 ):
@@ -530,6 +542,7 @@ async def test_an_upload_that_was_aborted_behind_our_back_is_begun_anew(store, t
     assert await get(store, "a") == data
 
 
+@pytest.mark.promise("S-mount-6")
 async def test_an_unexpected_fault_of_ours_ends_no_mount(store, tmp_path, virtual_time, expect_log):
     expect_log("failed unexpectedly")
     expect_log("upload of 'a' failed")

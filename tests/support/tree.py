@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
+
 from vfs.config import load_config
 from vfs.daemon.assembly import Mount, open_tree
 from vfs.errors import NotFoundError
@@ -195,8 +197,15 @@ class Shell:
         """Store everything, as an unmount does."""
         context = self.fs.context
         await context.committer.drain()
+        await self.conflicts()
         for sidecar in context.sidecars.pending:
             await context.sidecars.upload(sidecar.directory)
+        await context.journal.settle(1 << 20)
+
+    async def conflicts(self) -> None:
+        """Return when conflict copies are made."""
+        while self.mount.conflicts.active:
+            await trio.sleep(0.01)
 
     @property
     def staged_bytes(self) -> int:

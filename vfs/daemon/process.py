@@ -66,7 +66,7 @@ async def upload_sidecars(context: Context) -> bool:
             stored = False
             log.exception("attributes of %r: unexpected error, tried again", sidecar.directory)
     if not context.sidecars.pending:
-        await context.journal.compact(COMPACT_BYTES)
+        await context.journal.settle(COMPACT_BYTES)
     return stored
 
 

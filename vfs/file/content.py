@@ -7,6 +7,7 @@ next version. The content knows no names: its owner, a node of the tree, tells w
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -324,6 +325,10 @@ class Content:
         )
         try:
             return await draft.commit(_Frozen(self, staged, frozen), self.owner.object_metadata())
+        except VfsError:
+            with suppress(VfsError):
+                await draft.abandon()
+            raise
         finally:
             staged.thaw(base_size=None)
 

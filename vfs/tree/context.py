@@ -1,11 +1,12 @@
 """What the operations of the tree work on, put together once by the daemon."""
 
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vfs.cache.fill import Fetcher
 from vfs.clock import WallClock
-from vfs.errors import ReadOnlyError
+from vfs.errors import MetadataError, ReadOnlyError
 from vfs.file.committer import Committer
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion, Layout
@@ -67,20 +68,29 @@ class Context:
         directory.tombstones.pop(node.name, None)
         if directory.entries is not None:
             directory.entries[node.name] = Entry(node.name, version)
-        self.keep_attributes(node)
+        self.note_attributes(node)
 
     def keep_attributes(self, node: Node) -> None:
-        """Queue a name's attributes for the journal and the sidecar."""
+        """Queue a name's attributes for the journal and the sidecar.
+
+        Errors: MetadataError where the stored sidecar cannot be understood.
+        """
         if node.detached:
             return
         parent = node.parent or node  # the root's own are in its own sidecar
         name = node.name if node.parent is not None else ""
         self.journal.append(self.sidecars.change(parent.key, name, node.attributes))
 
+    def note_attributes(self, node: Node) -> None:
+        """Keep a name's attributes where they can be kept: what was done to it is done."""
+        with suppress(MetadataError):  # logged when the sidecar was read
+            self.keep_attributes(node)
+
     def drop_attributes(self, parent: Node, name: str) -> None:
         """Queue the removal of a name's attributes."""
         if self.sidecars.of(parent.key).get(name) is not None:
-            self.journal.append(self.sidecars.change(parent.key, name, None))
+            with suppress(MetadataError):
+                self.journal.append(self.sidecars.change(parent.key, name, None))
 
     def touch_directory(self, parent: Node) -> None:
         """Note that a directory's names have changed; its times live in memory."""

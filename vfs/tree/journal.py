@@ -108,6 +108,11 @@ class Journal:
         """Return when everything appended is durable."""
         await self._stage.sync_names()
 
+    async def settle(self, limit: int) -> None:
+        """Make durable what is known to be stored, so that a restart need not store it again."""
+        await self.compact(limit)
+        await self.sync()
+
     async def compact(self, limit: int) -> None:
         """Rewrite the log when it has grown past a limit and most of it is history."""
         if self._stage.names.size > limit:

@@ -72,6 +72,8 @@ class Listings:
             return node
         if entry is None:
             gone = directory_of(parent).children.get(name)
+            if gone is not None and self._is_dirty(gone):
+                return gone  # its commit finds out
             if gone is not None:
                 gone.detach()
             return None
@@ -174,6 +176,8 @@ class Listings:
         sidecar = self._sidecars.of(parent.key)
         attributes = effective(sidecar.get(entry.name), entry.file, self._defaults)
         node = directory_of(parent).children.get(entry.name)
+        if node is not None and self._is_dirty(node):
+            return node  # whether the store shows our own commit or another's, the commit finds out
         if node is not None and (node.is_directory == entry.is_directory):
             if self._same(node, entry.file):
                 node.attributes = self._newest(node, attributes)
@@ -185,6 +189,10 @@ class Listings:
                 node.attributes = attributes
                 return node
         return self._inodes.add(parent, entry.name, attributes, entry.file)
+
+    @staticmethod
+    def _is_dirty(node: Node) -> bool:
+        return node.content is not None and node.content.needs_commit
 
     @staticmethod
     def _same(node: Node, file: FileVersion | None) -> bool:

@@ -90,9 +90,7 @@ class Metadata:
             node.atime_ns = change.atime_ns
         if change.size is not None and not has_handle and not self._files.is_written(node):
             await self._files.store(node)
-        elif self._only_in_memory(change):
-            return
-        else:
+        if not self._only_in_memory(change):
             await self._keep(node)
 
     @staticmethod

@@ -157,13 +157,16 @@ class Namespace:
         """Make a directory."""
         context = self._context
         await self._must_be_free(parent, name)
-        await context.layout.make_directory(names.child(parent.key, name))
+        key = names.child(parent.key, name)
+        # Else it could be made, but neither described nor removed again.
+        context.layout.check_key(names.child(key, names.LONGEST_SIDECAR))
+        await context.layout.make_directory(key)
         attributes = context.new_attributes(parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
         node = context.inodes.add(parent, name, attributes, None)
         directory = directory_of(node)
         directory.has_marker = True
         self._born(parent, name, node, pending=False)
-        context.keep_attributes(node)
+        context.note_attributes(node)
         await context.journal.sync()
         return node
 

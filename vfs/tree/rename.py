@@ -155,7 +155,7 @@ class Rename:
         self._hang(node, parent, name, moved)
         if old_parent is not None:
             self._forget_old(old_parent, old_name, pending=False)
-        context.keep_attributes(node)
+        context.note_attributes(node)
         await content.retarget()
         await context.journal.done(number)
 
@@ -348,7 +348,7 @@ class Rename:
         if directory.entries is not None:
             directory.entries[name] = Entry(name, None)
         self._forget_old(old_parent, old_name, pending=False)
-        context.keep_attributes(node)
+        context.note_attributes(node)
 
     def _rekey(self, node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]) -> None:
         """Let a node below a moved directory know where its object lies now."""
