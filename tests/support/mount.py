@@ -124,7 +124,9 @@ class Bucket:
             Bucket=self.name, Prefix=self.prefix
         )
         found = {
-            item["Key"].removeprefix(self.prefix) for page in pages for item in page["Contents"]
+            item["Key"].removeprefix(self.prefix)
+            for page in pages
+            for item in page.get("Contents", ())
         }
         return {key for key in found if key and not key.endswith("/") and not _is_own(key)}
 

@@ -148,6 +148,7 @@ def test_a_name_that_does_not_resolve_is_unreachable():
         reader.read()
 
 
+@pytest.mark.promise("S-read-6")
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
 def test_a_short_body_is_unreachable_and_never_data(end):
     with (
@@ -209,6 +210,7 @@ WRONG_ANSWERS = {
 }
 
 
+@pytest.mark.promise("S-read-6")
 @pytest.mark.parametrize("name", WRONG_ANSWERS)
 def test_a_wrong_answer_is_corrupt_and_never_data(name):
     with reading([Say(WRONG_ANSWERS[name])]) as reader:

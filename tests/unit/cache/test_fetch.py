@@ -69,6 +69,7 @@ async def test_a_read_returns_exactly_the_bytes(autojump_clock):
         assert await fetcher.read(file, Span(5, 5)) == b""
 
 
+@pytest.mark.promise("S-read-5")
 async def test_many_readers_of_a_block_share_one_fetch(autojump_clock):
     source = Source(content(MIB))
     source.delay_s = 1
@@ -86,6 +87,7 @@ async def test_many_readers_of_a_block_share_one_fetch(autojump_clock):
     assert source.asked == [Span(0, BLOCK)]
 
 
+@pytest.mark.promise("S-read-5")
 async def test_adjacent_missing_blocks_are_one_request(autojump_clock):
     source = Source(content(4 * MIB))
     async with open_fetcher(RamCache(8 * MIB, BLOCK), source.fill) as fetcher:
@@ -146,6 +148,7 @@ async def test_a_cancelled_reader_costs_the_others_nothing(autojump_clock):
         assert len(source.asked) == 1
 
 
+@pytest.mark.promise("S-read-7")
 async def test_two_hundred_readers_of_a_mebibyte_share_an_eight_mebibyte_cache(autojump_clock):
     size = 300 * MIB
     cache = RamCache(8 * MIB, BLOCK)

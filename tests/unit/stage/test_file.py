@@ -34,6 +34,7 @@ def charged(staged):
     return staged.present.minus(staged.holes).size
 
 
+@pytest.mark.promise("S-write-1")
 async def test_what_was_written_is_read_back(make_staged):
     staged = make_staged()
     await put(staged, 5, b"hello")
@@ -56,6 +57,7 @@ async def test_only_bytes_that_exist_are_charged(make_staged, budget):
     assert budget.used_bytes == 0
 
 
+@pytest.mark.promise("S-write-12")
 async def test_a_file_cut_and_grown_again_reads_zeros(make_staged):
     staged = make_staged()
     await put(staged, 0, b"a" * 100)

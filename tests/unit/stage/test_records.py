@@ -44,7 +44,7 @@ async def test_a_log_cut_at_any_byte_keeps_every_whole_record(tmp_path):
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
     for size in range(len(data)):
         path.write_bytes(data[:size])
-        records, log = reopen(path)
+        records, _ = reopen(path)
         whole = max(sum(end <= size for end in ends) - 1, 0)
         assert records == RECORDS[:whole]
         # What is appended next stands behind a valid beginning.

@@ -1,5 +1,6 @@
 """The bytes of sidecars, and what attributes a name has."""
 
+import contextlib
 import json
 import stat
 
@@ -71,10 +72,8 @@ def test_a_damaged_sidecar_is_read_right_or_refused(data):
     good = bytearray(encode_sidecar({"a": entry, "b": SidecarEntry(4, None)}, 1))
     at = data.draw(st.integers(0, len(good) - 1))
     good[at] ^= 1 << data.draw(st.integers(0, 7))
-    try:
+    with contextlib.suppress(MetadataError):  # any other exception fails
         decode_sidecar(bytes(good))
-    except MetadataError:
-        pass  # any other exception fails
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,260 @@
+"""Directories as the store and this mount's own changes make them."""
+
+import pytest
+import trio
+
+from tests.support.tree import get, keys, put, shell_on
+from vfs.errors import NotFoundError, StaleError
+from vfs.store.base import BytesBody
+from vfs.values import Key
+
+TTL = "metadata_ttl=0"
+
+
+async def fill(backend, count, prefix=""):
+    for number in range(count):
+        await backend.write(Key(f"{prefix}f{number:05}"), BytesBody(b"x"))
+
+
+async def test_ten_thousand_names_are_listed_in_few_requests(backend, store, tmp_path):
+    await fill(backend, 10_000)
+    async with shell_on(store, tmp_path) as shell:
+        store.forget()
+        nodes = await shell.nodes()
+        assert len({node.name for node in nodes}) == 10_000
+        for node in nodes:  # ls -l
+            await shell.fs.metadata.get(node)
+        assert len(store.calls) <= 20
+
+
+async def test_ten_thousand_names_made_here_are_listed_in_few_requests(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        for number in range(10_000):
+            fd = await shell.create(f"f{number:05}", mode=0o640)
+            await shell.close(fd)
+        assert len(store.calls) <= 10_000 * 4
+        await shell.drain()
+        store.forget()
+        assert len(await shell.nodes()) == 10_000
+        assert len(store.calls) <= 20
+    async with shell_on(store, tmp_path / "other") as shell:
+        store.forget()
+        nodes = await shell.nodes()
+        assert [node.attributes.mode & 0o777 for node in nodes] == [0o640] * 10_000
+        for node in nodes:
+            await shell.fs.metadata.get(node)
+        assert len(store.calls) <= 20
+
+
+async def test_a_directory_too_large_to_keep_is_streamed(backend, store, tmp_path, monkeypatch):
+    from vfs.tree import listing  # noqa: PLC0415
+
+    monkeypatch.setattr(listing, "KEPT_ENTRIES", 1500)
+    await fill(backend, 4500)
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("f00017", b"mine")
+        await shell.unlink("f00018")
+        await shell.write("new", b"new")
+        names = await shell.ls()
+        assert len(names) == len(set(names)) == 4500
+        assert "new" in names
+        assert "f00018" not in names
+        assert await shell.read("f00017") == b"mine"
+
+
+async def test_a_listing_keeps_its_place_while_names_come_and_go(backend, tmp_path):
+    await fill(backend, 50)
+    async with shell_on(backend, tmp_path) as shell:
+        fd = await shell.fs.reading.open(await shell.node(""))
+        stream = shell.fs.reading.stream(fd)
+        seen = []
+        position = 0
+        while (node := await stream.at(position)) is not None:
+            seen.append(node.name)
+            position += 1
+            if node.name.startswith("f") and int(node.name[1:]) % 2:
+                await shell.unlink(node.name)  # rm -r removes while it reads
+            if position == 10:
+                await shell.write("made-meanwhile", b"")
+        assert set(seen) >= {f"f{number:05}" for number in range(50)}
+        assert len(seen) == len(set(seen))
+        assert await stream.at(0) is not None  # rewinddir
+        shell.fs.reading.close(fd)
+        assert len(await shell.ls()) == 26
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a//b", "/abs", "x/./y", "x/../y", "..", ".", "z\0z", "n" * 300, "p/\U0010ff41q"],
+    ids=repr,
+)
+async def test_keys_that_cannot_be_names_are_hidden_and_harm_nobody(
+    backend, store, tmp_path, key
+):
+    await put(backend, "ok/fine", b"x")
+    await put(backend, key, b"odd")
+    async with shell_on(store, tmp_path, TTL) as shell:
+        seen = []
+
+        async def walk(path):
+            for name in await shell.ls(path):
+                full = f"{path}/{name}" if path else name
+                seen.append(full)
+                if (await shell.node(full)).is_directory:
+                    await walk(full)
+                else:
+                    await shell.read(full)
+
+        await walk("")
+        assert "ok/fine" in seen
+        assert not any(part in {"", ".", ".."} for path in seen for part in path.split("/"))
+        assert all(len(part) < 256 and "\0" not in part for p in seen for part in p.split("/"))
+        for part in ("", ".", "..", "n" * 200):
+            with pytest.raises(NotFoundError):
+                await shell.fs.namespace.lookup(await shell.node(""), part)
+    assert await get(backend, key) == b"odd"
+
+
+async def test_names_of_any_bytes_work(backend, store, tmp_path):
+    from vfs import names  # noqa: PLC0415
+
+    odd = [names.decode(raw) for raw in (b"caf\xe9", b"\xff\xfe", b"a\nb", "日本".encode(), b"%41")]
+    async with shell_on(store, tmp_path) as shell:
+        for name in odd:
+            await shell.write(name, name.encode("utf-8", "surrogatepass"), mode=0o600)
+            await shell.mkdir(f"d-{name}")
+    async with shell_on(store, tmp_path / "other") as shell:
+        assert sorted(await shell.ls()) == sorted([*odd, *(f"d-{name}" for name in odd)])
+        for name in odd:
+            assert await shell.read(name) == name.encode("utf-8", "surrogatepass")
+            assert await shell.mode(name) == 0o600
+
+
+async def test_our_own_objects_are_invisible_at_every_depth(backend, store, tmp_path):
+    for key in (".vfs/tmp/x", "d/.vfs/y", "d/.vfs.attrs.0-2x", "d/file"):
+        await put(backend, key, b"")
+    async with shell_on(store, tmp_path, TTL) as shell:
+        assert await shell.ls() == ["d"]
+        assert await shell.ls("d") == ["file"]
+        for path in (".vfs", "d/.vfs", ".vfs.attrs"):
+            assert not await shell.exists(path)
+
+
+async def test_a_directory_shadows_a_file_of_its_name_until_its_last_child_goes(backend, tmp_path):
+    await put(backend, "a", b"file")
+    await put(backend, "a/child", b"x")
+    async with shell_on(backend, tmp_path, TTL) as shell:
+        (node,) = await shell.nodes()
+        assert (node.name, node.is_directory) == ("a", True)
+        assert (await shell.node("a")).is_directory
+        await backend.remove([Key("a/child")])
+        assert await shell.read("a") == b"file"
+
+
+async def test_what_another_host_makes_and_removes_shows_after_the_time_to_live(
+    store, tmp_path, virtual_time
+):
+    await put(store._inner, "a", b"x")
+    async with shell_on(store, tmp_path, "metadata_ttl=5s", "negative_ttl=1s") as shell:
+        assert await shell.ls() == ["a"]
+        assert not await shell.exists("b")
+        await put(store._inner, "b", b"y")
+        await store._inner.remove([Key("a")])
+        await trio.sleep(6)
+        assert await shell.ls() == ["b"]
+        assert await shell.read("b") == b"y"
+        assert not await shell.exists("a")
+
+
+async def test_looking_up_many_names_of_a_directory_costs_one_listing(backend, store, tmp_path):
+    await fill(backend, 200, "d/")
+    async with shell_on(store, tmp_path) as shell:
+        store.forget()
+        for number in range(200):
+            await shell.node(f"d/f{number:05}")
+            assert not await shell.exists(f"d/missing{number}")
+        assert len(store.calls) <= 5
+
+
+async def test_our_own_changes_win_over_a_listing_that_is_behind(store, tmp_path, virtual_time):
+    """A store whose listings are late must not take away what was just written."""
+    async with shell_on(store, tmp_path, "metadata_ttl=5s") as shell:
+        await shell.write("old", b"x")
+        real = store._inner.list
+        stale = await real(Key(""), delimiter="/")
+
+        async def late(prefix, **options):
+            return stale if prefix == "" and not options.get("cursor") else await real(
+                prefix, **options
+            )
+
+        store._inner.list = late
+        await shell.write("new", b"y")
+        await shell.unlink("old")
+        assert await shell.ls() == ["new"]
+        assert await shell.read("new") == b"y"
+        await trio.sleep(2)
+        assert await shell.ls() == ["new"]
+        store._inner.list = real
+        await trio.sleep(60)
+        assert await shell.ls() == ["new"]
+
+
+async def test_a_pending_name_never_expires(store, tmp_path, virtual_time):
+    async with shell_on(store, tmp_path, "metadata_ttl=1s") as shell:
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"x")
+        await put(store._inner, "b", b"x")
+        gone = await shell.open("b")
+        await shell.unlink("b")
+        await trio.sleep(1000)
+        assert await shell.ls() == ["a"]
+        assert await shell.exists("a")
+        assert not await shell.exists("b")
+        await shell.close(gone)
+        await shell.close(fd)
+
+
+async def test_a_directory_removed_by_another_host_is_gone(backend, tmp_path):
+    await put(backend, "d/", b"")
+    async with shell_on(backend, tmp_path, TTL) as shell:
+        node = await shell.node("d")
+        await backend.remove([Key("d/")])
+        assert not await shell.exists("d")
+        with pytest.raises(StaleError):
+            await shell.fs.metadata.get(node)
+
+
+async def test_a_node_keeps_its_inode_while_it_is_the_same_file_and_over_a_remount(
+    backend, tmp_path
+):
+    await put(backend, "d/a", b"x")
+    numbers = set()
+    for stage in ("1", "2"):
+        async with shell_on(backend, tmp_path / stage, TTL) as shell:
+            node = await shell.node("d/a")
+            node.lookups += 1
+            numbers.add(node.inode)
+            await shell.chmod("d/a", 0o600)
+            await shell.ls("d")
+            numbers.add((await shell.node("d/a")).inode)
+    assert len(numbers) == 1
+
+
+async def test_forgotten_nodes_are_dropped(backend, tmp_path):
+    await fill(backend, 500, "d/")
+    async with shell_on(backend, tmp_path, TTL) as shell:
+        nodes = await shell.nodes("d")
+        for node in nodes:
+            node.lookups += 1
+        assert len(shell.fs.context.inodes) >= 500
+        for node in nodes:
+            shell.fs.context.inodes.forget(node.inode, 1)
+        assert len(shell.fs.context.inodes) <= 2
+
+
+async def test_making_a_directory_is_durable_at_once(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        assert await keys(store) == ["d/"]
+        assert await shell.ls("d") == []
