@@ -29,9 +29,15 @@ async def test_ten_thousand_names_are_listed_in_few_requests(backend, store, tmp
 
 async def test_ten_thousand_names_made_here_are_listed_in_few_requests(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
-        for number in range(10_000):
-            fd = await shell.create(f"f{number:05}", mode=0o640)
-            await shell.close(fd)
+        todo = iter(range(10_000))
+
+        async def work():
+            for number in todo:
+                await shell.close(await shell.create(f"f{number:05}", mode=0o640))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):  # so that they share the syncs of the journal
+                nursery.start_soon(work)
         assert len(store.calls) <= 10_000 * 4
         await shell.drain()
         store.forget()
@@ -131,7 +137,7 @@ async def test_names_of_any_bytes_work(backend, store, tmp_path):
 
 
 async def test_our_own_objects_are_invisible_at_every_depth(backend, store, tmp_path):
-    for key in (".vfs/tmp/x", "d/.vfs/y", "d/.vfs.attrs.0-2x", "d/file"):
+    for key in (".vfs/tmp/x", "d/.vfs/y", "d/file"):
         await put(backend, key, b"")
     async with shell_on(store, tmp_path, TTL) as shell:
         assert await shell.ls() == ["d"]
@@ -220,9 +226,10 @@ async def test_a_directory_removed_by_another_host_is_gone(backend, tmp_path):
     async with shell_on(backend, tmp_path, TTL) as shell:
         node = await shell.node("d")
         await backend.remove([Key("d/")])
-        assert not await shell.exists("d")
-        with pytest.raises(StaleError):
+        with pytest.raises((StaleError, NotFoundError)):
             await shell.fs.metadata.get(node)
+        assert not await shell.exists("d")
+        assert await shell.ls() == []
 
 
 async def test_a_node_keeps_its_inode_while_it_is_the_same_file_and_over_a_remount(
