@@ -20,6 +20,7 @@ NAME_MAX_BYTES = 255
 """NAME_MAX of Linux: the kernel refuses to look up anything longer."""
 
 SIDECAR_PREFIX = ".vfs.attrs"
+LONGEST_SIDECAR = f"{SIDECAR_PREFIX}.65535-65536"
 OWN_DIRECTORY = ".vfs"
 
 _ESCAPE_BASE = 0x10FF00

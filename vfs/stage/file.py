@@ -345,7 +345,10 @@ class LiveBody(Body):
 
     @override
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        _read_exactly(self._file.fd, self._start + offset, buffer)
+        try:
+            _read_exactly(self._file.fd, self._start + offset, buffer)
+        except OSError as error:  # also when the file has lost its name, and so its stage
+            raise stage_error(error, self._file.path) from error
 
 
 def _unnamed_file(directory: Path) -> int:

@@ -223,8 +223,14 @@ class Sidecars:
 
     def take(self, directory: Key) -> dict[str, SidecarEntry]:
         """Return all entries of a directory and forget them, for one that moves elsewhere."""
-        sidecar = self._known.pop(directory, None)
-        return merge([sidecar.entries, sidecar.pending]) if sidecar is not None else {}
+        sidecar = self._known.get(directory)
+        if sidecar is None:
+            return {}
+        taken = merge([sidecar.entries, sidecar.pending])
+        # Still known: who removes the directory must find an upload that is under way.
+        sidecar.shards, sidecar.entries, sidecar.pending = {}, {}, {}
+        sidecar.loaded_s = float("-inf")
+        return taken
 
     # Uploading
 
@@ -233,16 +239,19 @@ class Sidecars:
 
         Errors: any store error; the changes stay pending.
         """
-        sidecar = self._known.get(directory)
-        if sidecar is None or not sidecar.pending:
-            return
         for _ in range(MERGE_TRIES):
+            sidecar = self._known.get(directory)
+            if sidecar is None or not sidecar.pending:
+                return
             if sidecar.loaded_s == float("-inf"):
                 await self.refresh(directory, 0)
             async with sidecar.lock:
+                # While waiting, the directory may have gone or somebody else have stored this.
+                if self._known.get(directory) is not sidecar or not sidecar.pending:
+                    continue
                 try:
                     await self._upload(sidecar)
-                except (ConflictError, StaleError):
+                except (ConflictError, StaleError, NotFoundError):
                     sidecar.loaded_s = float("-inf")  # another host was faster: merge and try again
                 else:
                     return
@@ -326,6 +335,9 @@ class Sidecars:
     async def remove_all(self, directory: Key) -> None:
         """Remove a directory's sidecars, because the directory goes away."""
         prefix = Key(names.as_prefix(directory) + names.SIDECAR_PREFIX)
-        page = await self._store.list(prefix, delimiter="/")
-        for info in page.objects:
-            await self._store.remove([info.key])
+        sidecar = self.of(directory)
+        async with sidecar.lock:  # an upload under way would bring the directory back
+            page = await self._store.list(prefix, delimiter="/")
+            for info in page.objects:
+                await self._store.remove([info.key])
+            sidecar.shards, sidecar.entries, sidecar.pending = {}, {}, {}
