@@ -88,6 +88,7 @@ def carry_out(work: Work, rounds: int) -> Result:
 
 def take_turn(contender: Contender, result: Result, label: str) -> None:
     """Measure once; another program that cannot do it is told of, and does not spoil ours."""
+    result.loads.append(round(os.getloadavg()[0], 2))
     os.sync()  # what the one before wrote must not be written in this one's time
     try:
         sample = contender.turn()

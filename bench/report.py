@@ -22,6 +22,7 @@ class Result:
     verdicts: list[Verdict] = field(default_factory=list)
     failure: str = ""
     notes: list[str] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)  # of the machine, before each turn
 
     @property
     def passed(self) -> bool:
@@ -102,6 +103,8 @@ def show(result: Result) -> str:
     )
     said = [_verdict(verdict) for verdict in result.verdicts]
     said += [f"- {note}" for note in result.notes]
+    if result.loads:
+        said.append(f"- load before the turns: {min(result.loads):.1f}-{max(result.loads):.1f}")
     if result.failure:
         said.append(f"- FAILED: {result.failure}")
     return "\n".join(
