@@ -94,9 +94,7 @@ async def test_a_listing_keeps_its_place_while_names_come_and_go(backend, tmp_pa
     ["a//b", "/abs", "x/./y", "x/../y", "..", ".", "z\0z", "n" * 300, "p/\U0010ff41q"],
     ids=repr,
 )
-async def test_keys_that_cannot_be_names_are_hidden_and_harm_nobody(
-    backend, store, tmp_path, key
-):
+async def test_keys_that_cannot_be_names_are_hidden_and_harm_nobody(backend, store, tmp_path, key):
     await put(backend, "ok/fine", b"x")
     await put(backend, key, b"odd")
     async with shell_on(store, tmp_path, TTL) as shell:
@@ -190,8 +188,10 @@ async def test_our_own_changes_win_over_a_listing_that_is_behind(store, tmp_path
         stale = await real(Key(""), delimiter="/")
 
         async def late(prefix, **options):
-            return stale if prefix == "" and not options.get("cursor") else await real(
-                prefix, **options
+            return (
+                stale
+                if prefix == "" and not options.get("cursor")
+                else await real(prefix, **options)
             )
 
         store._inner.list = late

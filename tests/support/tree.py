@@ -10,7 +10,7 @@ import trio
 
 from vfs.config import load_config
 from vfs.daemon.assembly import Mount, open_tree
-from vfs.errors import NotFoundError
+from vfs.errors import NotFoundError, WrongKindError
 from vfs.file.handles import Handle
 from vfs.metrics import Metrics
 from vfs.stage.budget import StageBudget
@@ -69,7 +69,10 @@ class Shell:
 
     async def _parent(self, path: str) -> tuple[Node, str]:
         directory, _, name = path.rpartition("/")
-        return await self.node(directory), name
+        parent = await self.node(directory)
+        if not parent.is_directory:
+            raise WrongKindError("not a directory", key=parent.key)
+        return parent, name
 
     async def exists(self, path: str) -> bool:
         try:

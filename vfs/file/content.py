@@ -16,12 +16,12 @@ from typing_extensions import override
 from vfs.cache.fill import Fetcher
 from vfs.errors import ConflictError, StaleError, VfsError
 from vfs.file.window import History, advance
+from vfs.layout.base import NO_UPLOAD_LOG, Draft, FileVersion, Layout, UploadLog
 from vfs.layout.base import Content as CommitContent
-from vfs.layout.base import Draft, FileVersion, Layout, UploadLog
 from vfs.spans import SpanSet
 from vfs.stage.directory import Stage
 from vfs.stage.file import Frozen, LiveBody, StagedFile
-from vfs.store.base import Body, Part, Upload
+from vfs.store.base import Body
 from vfs.values import MIB, Key, Span
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Content:
         self._staging = trio.Lock()
         self._draft: Draft | None = None
         self._tried = False  # a commit of the draft has failed, perhaps after it took effect
-        self._log: UploadLog = _NoLog()
+        self._log: UploadLog = NO_UPLOAD_LOG
 
     @property
     def size(self) -> int:
@@ -388,13 +388,3 @@ class _Frozen(CommitContent):
     async def body(self, span: Span) -> Body:
         await self._content.localise(self._frozen, self._staged, span)
         return self._frozen.body(span)
-
-
-class _NoLog(UploadLog):
-    @override
-    async def upload_begun(self, upload: Upload) -> None:
-        return
-
-    @override
-    async def part_sent(self, part: Part, span: Span) -> None:
-        return

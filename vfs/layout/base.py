@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from typing_extensions import override
+
 from vfs.spans import SpanSet
 from vfs.store.base import Body, ObjectInfo, ObjectVersion, Part, Upload
 from vfs.values import Key, Span
@@ -88,6 +90,21 @@ class UploadLog(Protocol):
     async def part_sent(self, part: Part, span: Span) -> None:
         """Record a finished part and the bytes of the file that it holds."""
         ...
+
+
+class NoUploadLog(UploadLog):
+    """For uploads that a restart need not know."""
+
+    @override
+    async def upload_begun(self, upload: Upload) -> None:
+        return
+
+    @override
+    async def part_sent(self, part: Part, span: Span) -> None:
+        return
+
+
+NO_UPLOAD_LOG = NoUploadLog()
 
 
 class Draft(ABC):

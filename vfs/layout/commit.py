@@ -156,6 +156,8 @@ class PlainDraft(Draft):
     async def _put(self, content: Content) -> ObjectInfo:
         features = self._store.features
         small = content.size <= min(WRITE_BYTES, self._rules.max_write_bytes)
+        if not content.size:
+            await self.abandon()  # an upload cannot be finished without a part
         if self._upload is None and (small or not features.multipart):
             return await self._write_whole(content)
         if self._upload is None and not content.changed and self._base is not None:

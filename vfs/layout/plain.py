@@ -6,17 +6,30 @@ where the store has the condition and checked before and after where it has not.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from typing_extensions import override
 
 from vfs import names
-from vfs.errors import ConflictError, NameTooLongError, NotFoundError, StaleError
+from vfs.errors import ConflictError, NameTooLongError, NotFoundError, StaleError, VfsError
 from vfs.layout import parts
-from vfs.layout.base import DirectoryPage, Draft, Entry, FileVersion, Layout, UploadLog
+from vfs.layout.base import (
+    NO_UPLOAD_LOG,
+    Content,
+    DirectoryPage,
+    Draft,
+    Entry,
+    FileVersion,
+    Layout,
+    UploadLog,
+)
 from vfs.layout.commit import PlainDraft
+from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
+    COMMIT_ID,
     PLAIN_PROPERTIES,
+    Body,
     BytesBody,
     Condition,
     ObjectInfo,
@@ -25,6 +38,31 @@ from vfs.store.base import (
 )
 from vfs.tasks import open_tasks
 from vfs.values import Key, Span, Version
+
+
+class _Untouched(Content):
+    """A stored file as the content of a commit; what the store cannot copy is fetched."""
+
+    def __init__(self, layout: Layout, file: FileVersion) -> None:
+        self._layout = layout
+        self._file = file
+
+    @property
+    @override
+    def size(self) -> int:
+        return self._file.size
+
+    @property
+    @override
+    def changed(self) -> SpanSet:
+        return EMPTY
+
+    @override
+    async def body(self, span: Span) -> Body:
+        data = bytearray(span.size)
+        if span:
+            await self._layout.read_into(self._file, span, [memoryview(data)])
+        return BytesBody(data)
 
 
 class PlainLayout(Layout):
@@ -161,6 +199,8 @@ class PlainLayout(Layout):
         if features.move:
             moved = await self._store.move(file.pin, target, condition=condition)
             return FileVersion.of(moved)
+        if file.size > features.parts.max_write_bytes:
+            return await self._move_large(file, target, replaces)
         asked = features.copy_if_absent if replaces is None else features.copy_if_version
         if not asked:
             await self._check_target(target, replaces)
@@ -174,6 +214,24 @@ class PlainLayout(Layout):
             raise ConflictError("the copy is not what was renamed", key=target)
         await self.remove(file)
         return FileVersion.of(copied)
+
+    async def _move_large(
+        self, file: FileVersion, target: Key, replaces: FileVersion | None
+    ) -> FileVersion:
+        """Move what is too large for a single copy: its ranges become the parts of an upload."""
+        metadata = dict((await self._store.head(file.pin.key)).metadata)
+        metadata.pop(COMMIT_ID, None)
+        draft = self.draft(
+            target, base=file, replaces=replaces, metadata=metadata, log=NO_UPLOAD_LOG
+        )
+        try:
+            moved = await draft.commit(_Untouched(self, file), metadata)
+        except VfsError:
+            with suppress(VfsError):
+                await draft.abandon()
+            raise
+        await self.remove(file)
+        return moved
 
     async def _check_target(self, target: Key, replaces: FileVersion | None) -> None:
         try:

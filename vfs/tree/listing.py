@@ -103,7 +103,7 @@ class Listings:
     @staticmethod
     def _is_fresh(directory: Directory, age_s: float) -> bool:
         age = trio.current_time() - directory.listed_s
-        return directory.entries is not None and age <= age_s
+        return directory.entries is not None and age < age_s
 
     @staticmethod
     def _listed(directory: Directory, name: str) -> Entry | None:
@@ -127,7 +127,7 @@ class Listings:
         """
         directory = directory_of(parent)
         async with directory.lock:
-            fresh = trio.current_time() - directory.listed_s <= age_s
+            fresh = trio.current_time() - directory.listed_s < age_s
             if fresh and directory.entries is not None:
                 return
             began = trio.current_time()

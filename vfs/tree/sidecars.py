@@ -93,7 +93,7 @@ class Sidecars:
         if not self._enabled:
             return sidecar
         async with sidecar.lock:
-            if trio.current_time() - sidecar.loaded_s > max_age_s:
+            if trio.current_time() - sidecar.loaded_s >= max_age_s:
                 began = trio.current_time()
                 prefix = Key(names.as_prefix(directory) + names.SIDECAR_PREFIX)
                 found: list[ObjectInfo] = []
