@@ -22,6 +22,7 @@ from vfs.tree.sidecar import decode_sidecar
 TTL = "metadata_ttl=0"
 
 
+@pytest.mark.promise("S-attr-1")
 async def test_attributes_are_kept_across_a_remount(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"x", mode=0o640)
@@ -89,6 +90,7 @@ async def test_many_changes_are_one_upload(store, tmp_path):
         assert store.count("write") == 1
 
 
+@pytest.mark.promise("S-attr-4")
 @pytest.mark.promise("S-attr-4")
 async def test_two_mounts_merge_their_changes(backend, tmp_path):
     async with shell_on(backend, tmp_path / "0") as shell:
@@ -180,6 +182,7 @@ async def test_a_split_that_was_interrupted_is_completed(store, tmp_path, monkey
     [b"garbage", b"", json.dumps({"version": 2, "entries": {"a": 1}}).encode()],
     ids=["garbage", "empty", "newer"],
 )
+@pytest.mark.promise("S-attr-5")
 async def test_a_sidecar_that_cannot_be_read_is_left_untouched_and_in_nobodys_way(
     store, tmp_path, expect_log, content
 ):
@@ -216,6 +219,7 @@ async def test_attributes_can_be_off(store, tmp_path):
 
 
 @pytest.mark.promise("S-attr-2")
+@pytest.mark.promise("S-attr-2")
 async def test_a_file_rewritten_by_another_tool_keeps_permissions_and_loses_the_rest(
     store, tmp_path
 ):
@@ -230,6 +234,7 @@ async def test_a_file_rewritten_by_another_tool_keeps_permissions_and_loses_the_
         assert await shell.read("a") == b"theirs"
 
 
+@pytest.mark.promise("S-attr-3")
 @pytest.mark.promise("S-attr-3")
 async def test_objects_of_other_tools_get_the_defaults(store, tmp_path):
     await put(store, "dir/file", b"x")
@@ -263,6 +268,7 @@ async def test_a_group_is_inherited_from_a_setgid_directory(store, tmp_path):
         assert (found.gid, bool(found.mode & stat.S_ISGID)) == (77, True)
 
 
+@pytest.mark.promise("S-attr-6")
 async def test_extended_attributes_are_kept_when_asked_for(store, tmp_path):
     async with shell_on(store, tmp_path, "xattr") as shell:
         await shell.write("a", b"x")
@@ -288,6 +294,7 @@ async def test_extended_attributes_are_kept_when_asked_for(store, tmp_path):
             shell.fs.metadata.list_xattrs(await shell.node("b"))
 
 
+@pytest.mark.promise("S-mount-4")
 async def test_a_read_only_mount_writes_nothing(store, tmp_path):
     await put(store, "a", b"x")
     await put(store, "d/b", b"x")

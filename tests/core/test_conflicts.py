@@ -24,6 +24,7 @@ async def copies(shell, store):
 
 @pytest.mark.promise("S-write-6")
 @pytest.mark.parametrize("size", [1000, 24 * MIB])
+@pytest.mark.promise("S-write-5", "S-write-6")
 async def test_the_loser_keeps_every_byte_it_wrote(store, tmp_path, expect_log, size):
     expect_log("was written by somebody else first")
     base = random.Random(1).randbytes(size)
@@ -213,6 +214,7 @@ async def test_a_renamed_file_that_loses_its_new_name_stands_under_the_old_one(
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.promise("S-write-4")
 async def test_two_hosts_that_race_never_make_a_mixture(tmp_path, expect_log, seed):
     expect_log("was written by somebody else first")
     pick = random.Random(seed)

@@ -66,6 +66,7 @@ def size(request, monkeypatch):
 
 
 @pytest.mark.promise("S-name-3")
+@pytest.mark.promise("S-name-3")
 async def test_rename_of_a_file(every_crash, size):
     content = b"a" * size
 
@@ -189,6 +190,7 @@ async def test_a_name_made_anew_after_an_open_file_was_unlinked(every_crash):
 
 
 @pytest.mark.promise("S-name-5")
+@pytest.mark.promise("S-name-5")
 async def test_rename_of_a_directory(every_crash):
     async def prepare(shell):
         await shell.mkdir("d", 0o750)
@@ -261,3 +263,27 @@ async def test_what_another_host_wrote_since_a_crash_is_left_alone(features, tmp
         assert await shell.read("a") == b"aaa"
         assert await shell.read("b") == b"bbb"
     assert await keys(store) == ["a", "b"]
+
+
+async def test_a_directory_rename_goes_on_around_what_another_host_wrote(tmp_path, expect_log):
+    features = replace(everything(), move=False)
+
+    async def prepare(shell):
+        await shell.mkdir("d")
+        await shell.write("d/a", b"aaa")
+        await shell.write("d/b", b"bbb")
+
+    async def scenario(shell):
+        await shell.rename("d", "e")
+
+    steps, store = Steps(1, after=False), MemoryStore(features=features)
+    while steps.done[steps.fatal - 1 : steps.fatal] != ["copy e/a"]:
+        store = MemoryStore(features=features)
+        steps = Steps(steps.fatal + 1, after=False)
+        await run_until(store, tmp_path / f"{steps.fatal}", steps, prepare, scenario)
+    await put(store, "e/a", b"theirs")
+    expect_log("both names stay")
+    async with shell_on(store, tmp_path / f"{steps.fatal}") as shell:
+        assert await shell.read("e/a") == b"theirs"
+        assert await shell.read("d/a") == b"aaa"
+        assert await shell.read("e/b") == b"bbb"

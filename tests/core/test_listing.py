@@ -16,6 +16,7 @@ async def fill(backend, count, prefix=""):
         await backend.write(Key(f"{prefix}f{number:05}"), BytesBody(b"x"))
 
 
+@pytest.mark.promise("S-name-15")
 async def test_ten_thousand_names_are_listed_in_few_requests(backend, store, tmp_path):
     await fill(backend, 10_000)
     async with shell_on(store, tmp_path) as shell:
@@ -94,6 +95,7 @@ async def test_a_listing_keeps_its_place_while_names_come_and_go(backend, tmp_pa
     ["a//b", "/abs", "x/./y", "x/../y", "..", ".", "z\0z", "n" * 300, "p/\U0010ff41q"],
     ids=repr,
 )
+@pytest.mark.promise("S-name-10")
 async def test_keys_that_cannot_be_names_are_hidden_and_harm_nobody(backend, store, tmp_path, key):
     await put(backend, "ok/fine", b"x")
     await put(backend, key, b"odd")
@@ -119,6 +121,7 @@ async def test_keys_that_cannot_be_names_are_hidden_and_harm_nobody(backend, sto
     assert await get(backend, key) == b"odd"
 
 
+@pytest.mark.promise("S-name-9")
 async def test_names_of_any_bytes_work(backend, store, tmp_path):
     from vfs import names  # noqa: PLC0415
 
@@ -134,6 +137,7 @@ async def test_names_of_any_bytes_work(backend, store, tmp_path):
             assert await shell.mode(name) == 0o600
 
 
+@pytest.mark.promise("S-name-14")
 async def test_our_own_objects_are_invisible_at_every_depth(backend, store, tmp_path):
     for key in (".vfs/tmp/x", "d/.vfs/y", "d/file"):
         await put(backend, key, b"")
@@ -144,6 +148,7 @@ async def test_our_own_objects_are_invisible_at_every_depth(backend, store, tmp_
             assert not await shell.exists(path)
 
 
+@pytest.mark.promise("S-name-11")
 async def test_a_directory_shadows_a_file_of_its_name_until_its_last_child_goes(backend, tmp_path):
     await put(backend, "a", b"file")
     await put(backend, "a/child", b"x")
@@ -180,6 +185,7 @@ async def test_looking_up_many_names_of_a_directory_costs_one_listing(backend, s
         assert len(store.calls) <= 5
 
 
+@pytest.mark.promise("S-name-12")
 async def test_our_own_changes_win_over_a_listing_that_is_behind(store, tmp_path, virtual_time):
     """A store whose listings are late must not take away what was just written."""
     async with shell_on(store, tmp_path, "metadata_ttl=5s") as shell:

@@ -60,6 +60,7 @@ async def test_an_unlinked_file_is_gone_at_once_and_from_the_store(store, tmp_pa
 
 
 @pytest.mark.promise("S-name-2")
+@pytest.mark.promise("S-name-2")
 async def test_an_open_file_outlives_its_name(store, tmp_path):
     data = os.urandom(3 * MIB)
     await put(store, "a", data)
@@ -127,6 +128,7 @@ async def test_a_name_made_and_unlinked_again_stays_gone(store, tmp_path):
         assert not await shell.exists("a")
 
 
+@pytest.mark.promise("S-name-2")
 @pytest.mark.promise("S-name-2")
 async def test_a_commit_that_ends_late_never_brings_a_name_back(store, tmp_path):
     async with shell_on(store, tmp_path) as shell, trio.open_nursery() as nursery:
@@ -202,6 +204,7 @@ async def test_a_renamed_file_keeps_content_and_attributes(store, tmp_path, size
 
 
 @pytest.mark.promise("S-name-3")
+@pytest.mark.promise("S-name-3")
 async def test_a_rename_over_a_file_replaces_it(store, tmp_path, size):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"a" * size)
@@ -232,6 +235,7 @@ async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tm
     assert await keys(store) == ["b"]
 
 
+@pytest.mark.promise("S-name-6")
 @pytest.mark.promise("S-name-6")
 async def test_a_dirty_file_is_renamed_and_stored_under_its_new_name(store, tmp_path):
     base = os.urandom(20 * MIB)
@@ -401,6 +405,7 @@ async def test_a_rename_that_fails_changes_nothing(store, tmp_path, virtual_time
 
 
 @pytest.mark.promise("S-name-4")
+@pytest.mark.promise("S-name-4")
 async def test_noreplace_refuses_an_existing_name(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.write("a", b"a")
@@ -458,6 +463,7 @@ async def check_tree(shell, top):
     assert (found.mode & 0o777, found.mtime_ns, found.uid) == (0o600, 42, 3)
 
 
+@pytest.mark.promise("S-name-5")
 @pytest.mark.promise("S-name-5")
 async def test_a_renamed_directory_takes_all_with_it(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
@@ -537,6 +543,7 @@ async def test_a_directory_replaces_an_empty_one_only(store, tmp_path):
 
 
 @pytest.mark.promise("S-name-8")
+@pytest.mark.promise("S-name-8")
 async def test_a_directory_must_be_empty_to_go(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.mkdir("d")
@@ -571,6 +578,7 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
 
 
 @pytest.mark.promise("S-name-7")
+@pytest.mark.promise("S-name-7")
 async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(store, tmp_path):
     await put(store, "d/a", b"x")
     async with shell_on(store, tmp_path, TTL) as shell:
@@ -579,6 +587,7 @@ async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(s
         assert await shell.ls("d") == []
 
 
+@pytest.mark.promise("S-name-14")
 async def test_new_names_are_checked(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         with pytest.raises(NotPermittedError):
@@ -609,3 +618,38 @@ async def test_symbolic_links_survive_a_remount(store, tmp_path):
     async with shell_on(store, tmp_path / "other") as shell:
         assert await shell.readlink("link") == "some/where else"
         assert await shell.size("link") == 15
+
+
+@pytest.mark.parametrize("failing", range(1, 30, 3))
+async def test_a_directory_whose_rename_fails_half_way_loses_nothing(tmp_path, failing):
+    features = replace(everything(), move=False)
+    store = FaultyStore(MemoryStore(features=features))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await make_tree(shell)
+        await shell.drain()
+        calls = len(store.calls)
+        real = store._play
+
+        async def play(asked, run):
+            if len(store.calls) - calls >= failing:
+                store.calls.append(asked)
+                raise TransientError("down")
+            return await real(asked, run)
+
+        store._play = play
+        try:
+            await shell.rename("d", "e")
+        except TransientError:
+            store._play = real
+            found = {}
+            for top in await shell.ls():
+                for name in ("a", "sub/b"):
+                    with contextlib.suppress(NotFoundError, WrongKindError):
+                        found[name] = await shell.read(f"{top}/{name}")
+            assert found == {"a": b"aaa", "sub/b": b"bbb"}
+        else:
+            store._play = real
+            await check_tree(shell, "e")
+    async with shell_on(store, tmp_path) as shell:
+        (top,) = await shell.ls()
+        await check_tree(shell, top)

@@ -26,6 +26,7 @@ async def test_what_is_closed_is_an_object(store, tmp_path):
 
 
 @pytest.mark.promise("S-write-3")
+@pytest.mark.promise("S-write-3")
 async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"hello")
@@ -38,6 +39,7 @@ async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
         assert store.calls == []
 
 
+@pytest.mark.promise("S-name-1")
 @pytest.mark.promise("S-name-1")
 async def test_a_new_empty_file_becomes_an_object_at_its_first_flush(store, tmp_path):
     seen = []
@@ -76,6 +78,7 @@ async def test_creating_a_file_costs_few_requests(store, tmp_path):
         assert len(store.calls) <= 4, [call.operation for call in store.calls]
 
 
+@pytest.mark.promise("S-read-3")
 async def test_a_reader_that_opens_after_a_close_sees_what_was_closed(backend, tmp_path):
     async with (
         shell_on(backend, tmp_path / "1", "metadata_ttl=0") as one,
@@ -89,6 +92,7 @@ async def test_a_reader_that_opens_after_a_close_sees_what_was_closed(backend, t
 
 
 @pytest.mark.promise("S-read-1")
+@pytest.mark.promise("S-read-1", "S-read-2")
 async def test_an_open_reader_never_sees_a_mixture_of_two_versions(backend, tmp_path):
     old, new = os.urandom(3 * MIB), os.urandom(3 * MIB)
     await put(backend, "a", old)
@@ -118,6 +122,7 @@ async def test_bytes_are_appended_past_the_end_and_holes_read_zeros(store, tmp_p
         assert await get(store, "a") == b"base" + bytes(6) + b"end"
 
 
+@pytest.mark.promise("S-write-12")
 async def test_a_file_truncated_and_extended_reads_zeros(store, tmp_path):
     await put(store, "a", b"x" * 100)
     async with shell_on(store, tmp_path) as shell:
@@ -128,6 +133,7 @@ async def test_a_file_truncated_and_extended_reads_zeros(store, tmp_path):
         assert await shell.read("a") == b"x" * 10 + bytes(40)
 
 
+@pytest.mark.promise("S-write-13")
 @pytest.mark.promise("S-write-13")
 async def test_a_size_that_no_object_can_have_is_refused_at_once(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
@@ -147,6 +153,7 @@ async def test_an_empty_write_changes_nothing(store, tmp_path):
         await shell.close(fd)
 
 
+@pytest.mark.promise("S-write-8")
 @pytest.mark.promise("S-write-8")
 async def test_a_delta_uploads_only_the_parts_that_changed(store, tmp_path):
     size = 64 * MIB
@@ -265,6 +272,7 @@ async def test_writes_during_a_commit_are_the_next_version(store, tmp_path):
 
 
 @pytest.mark.promise("S-write-4")
+@pytest.mark.promise("S-write-4")
 async def test_a_commit_holds_one_moment_of_the_file_whatever_is_written_meanwhile(store, tmp_path):
     """Clean bytes of a part, not fetched yet, are overwritten while the commit runs."""
     base = random.Random(3).randbytes(12 * MIB)
@@ -335,6 +343,7 @@ async def test_a_store_that_is_down_fails_fsync_and_loses_nothing(
         assert await shell.read("a") == b"precious"
 
 
+@pytest.mark.promise("S-write-7")
 async def test_every_failed_fsync_is_told_and_a_close_too(
     store, tmp_path, virtual_time, expect_log
 ):
@@ -411,6 +420,7 @@ async def test_a_lost_reply_to_a_delta_is_no_conflict(store, tmp_path, virtual_t
 
 
 @pytest.mark.promise("S-write-9")
+@pytest.mark.promise("S-write-9")
 async def test_a_full_stage_makes_the_writer_wait_for_uploads(store, tmp_path, virtual_time):
     data = os.urandom(40 * MIB)
     async with shell_on(store, tmp_path, stage_bytes=12 * MIB) as shell:
@@ -439,6 +449,7 @@ async def test_many_files_share_a_small_stage(store, tmp_path, virtual_time):
         assert await get(store, f"f{number}") == b"".join(bytes([at]) * MIB for at in range(6))
 
 
+@pytest.mark.promise("S-write-9")
 @pytest.mark.promise("S-write-9")
 async def test_a_full_stage_that_does_not_drain_is_enospc(
     store, tmp_path, virtual_time, expect_log
@@ -542,6 +553,7 @@ async def test_an_upload_that_was_aborted_behind_our_back_is_begun_anew(store, t
     assert await get(store, "a") == data
 
 
+@pytest.mark.promise("S-mount-6")
 @pytest.mark.promise("S-mount-6")
 async def test_an_unexpected_fault_of_ours_ends_no_mount(store, tmp_path, virtual_time, expect_log):
     expect_log("failed unexpectedly")

@@ -6,7 +6,8 @@ once: its content keeps reading from the old key and commits to the new one, and
 removed after that. A directory is a journalled sequence of those.
 """
 
-from contextlib import AsyncExitStack
+import logging
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import trio
@@ -17,6 +18,7 @@ from vfs.errors import (
     ExistsError,
     InvalidError,
     IsDirectoryError,
+    NotEmptyError,
     NotFoundError,
     VfsError,
     WrongKindError,
@@ -32,6 +34,8 @@ from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
 from vfs.values import GIB, Key
+
+log = logging.getLogger(__name__)
 
 NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
 COPIED_AT_ONCE_BYTES = 1 * GIB
@@ -397,7 +401,8 @@ class Rename:
         for relative in reversed(directories):
             await context.sidecars.remove_all(Key(source + relative))
             context.journal.append(context.sidecars.forget(Key(source + relative)))
-            await context.layout.remove_directory(Key(source + relative))
+            with suppress(NotEmptyError):  # of what somebody else has made there meanwhile
+                await context.layout.remove_directory(Key(source + relative))
         return renamed
 
     async def _move_files(
@@ -412,6 +417,10 @@ class Rename:
                 key = names.child(there, entry.name)
                 present = await self._context.layout.find(key)
                 replaces = present.file if present is not None else None
+                if replaces is not None and replaces.size != entry.file.size:
+                    # No copy of ours that a crash has left: somebody else was faster.
+                    log.warning("%r and %r differ: both names stay", entry.file.pin.key, key)
+                    continue
                 renamed[key] = await self._context.layout.move(entry.file, key, replaces=replaces)
 
         async with open_tasks() as nursery:
