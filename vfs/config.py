@@ -297,6 +297,7 @@ def check_url(url: str) -> None:
         raise ConfigError(f"{shown}: unknown kind of store {scheme}://; known are {known}")
     try:
         parts = urlsplit(url)
+        _ = parts.port  # looked at only when asked for
     except ValueError as error:
         raise ConfigError(f"{shown}: not a URL: {error}") from None
     if "@" in parts.netloc:

@@ -7,6 +7,7 @@ syslog, else to a file. Every line passes the redaction, which is a last net: me
 secret to begin with.
 """
 
+import errno
 import json
 import logging
 import logging.handlers
@@ -21,6 +22,7 @@ from typing import Literal
 from pydantic import Field
 from typing_extensions import override
 
+from vfs.errors import ConfigError, DeniedError
 from vfs.options import Section
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
@@ -189,12 +191,22 @@ def _background(config: LogConfig, fallback: Path) -> logging.Handler:
     handler: logging.Handler | None = _journal() or _syslog()
     formatter: logging.Formatter = PlainFormatter()
     if handler is None:
-        fallback.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Watched: logrotate may move the file away under a daemon that runs for months.
-        handler = logging.handlers.WatchedFileHandler(fallback, encoding="utf-8")
+        handler = _file(fallback)
         formatter = ConsoleFormatter()
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else formatter)
     return handler
+
+
+def _file(path: Path) -> logging.Handler:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Watched: logrotate may move the file away under a daemon that runs for months.
+        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        kind = DeniedError if error.errno in (errno.EROFS, errno.EACCES) else ConfigError
+        raise kind(
+            f"the log {path} cannot be written ({error.strerror}): choose another stage_dir"
+        ) from error
 
 
 def _journal() -> logging.Handler | None:

@@ -1,5 +1,3 @@
-# System calls are what is tested, so they are made by their own names.
-# ruff: noqa: 
 """System calls on a mount answer as ext4 does, or as docs/semantics.md says."""
 
 import errno
@@ -226,9 +224,8 @@ def too_large() -> None:
 
 
 @pytest.mark.promise("S-write-13")
+@pytest.mark.parametrize("store", [pytest.param("rgw", marks=pytest.mark.rgw)], indirect=True)
 def test_a_size_beyond_the_limit_of_the_store_is_refused_at_once(mount):
-    if mount.url.startswith("file:"):
-        pytest.skip("the limit is that of the local file system")
     mount.call(too_large)
 
 
