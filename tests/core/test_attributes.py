@@ -6,9 +6,10 @@ import stat
 import pytest
 import trio
 
-from tests.support.tree import get, keys, put, shell_on, tree_on
+from tests.support.tree import CALLER, get, keys, put, shell_on, tree_on
 from vfs.errors import (
     ConflictError,
+    ExistsError,
     InvalidError,
     MetadataError,
     ReadOnlyError,
@@ -358,3 +359,21 @@ async def test_times_of_a_directory_move_with_its_names(store, tmp_path):
         await trio.sleep(0.001)
         await shell.write("d/x", b"")
         assert (await shell.stat("d")).mtime_ns > before
+
+
+async def test_a_name_that_was_only_asked_for_keeps_its_mode(store, tmp_path):
+    """A refused rename looks its target up; the mode that `stat` shows must not come from that."""
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d", 0o700)
+        await shell.mkdir("d/sub", 0o711)
+        await shell.mkdir("d/sub/deep", 0o701)
+    async with shell_on(store, tmp_path / "other") as shell:
+        parent = await shell.node("d/sub")
+        with pytest.raises(ExistsError):
+            await shell.fs.namespace.mkdir(parent, "deep", 0o777, CALLER)
+        assert await shell.mode("d/sub/deep") == 0o701
+        await shell.rename("d", "e")
+        parent = await shell.node("e/sub")
+        with pytest.raises(ExistsError):
+            await shell.fs.namespace.mkdir(parent, "deep", 0o777, CALLER)
+        assert await shell.mode("e/sub/deep") == 0o701

@@ -367,12 +367,12 @@ class Driver:
                 assert self.shell.staged_bytes == 0
                 assert self.shell.mount.conflicts.count == 0
         except BaseException as error:
-            error.add_note("\n".join(["steps, the last ones:", *self.log[-40:]]))
+            error.add_note("\n".join(["steps, the last ones:", *self.log[-60:]]))
             raise
 
 
 async def run(seed, kind, tmp_path, monkeypatch, clock, steps):
-    clock.autojump_threshold = 0.005
+    clock.autojump_threshold = 0.2  # worker threads are idle to the loop, not to us
     monkeypatch.setattr(rename_module, "COPIED_AT_ONCE_BYTES", 20_000)
     monkeypatch.setattr(parts, "DELTA_UNIT_BYTES", 1024)
     monkeypatch.setattr(sidecar, "SHARD_ENTRIES", 4)

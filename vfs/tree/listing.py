@@ -6,6 +6,7 @@ a page of names is asked name by name, unless it has just been listed whole for 
 """
 
 import logging
+from dataclasses import replace
 
 import trio
 
@@ -115,6 +116,8 @@ class Listings:
         if decided:
             return node
         entry = await self._layout.find(names.child(parent.key, name))
+        if entry is not None:
+            await self._sidecars.refresh(parent.key, self.ttl_s)
         decided, node = self.own(parent, name)
         if decided or entry is None:
             return node
@@ -204,8 +207,10 @@ class Listings:
     def _newest(node: Node, attributes: Attributes) -> Attributes:
         if node.content is not None and node.content.needs_commit:
             return node.attributes
-        if node.is_directory and attributes.ctime_ns < node.attributes.ctime_ns:
-            return node.attributes  # times of our own changes in it are nowhere in the store
+        own = node.attributes
+        if node.is_directory and attributes.ctime_ns < own.ctime_ns:
+            # Times of our own changes in it are nowhere in the store; all else is.
+            return replace(attributes, mtime_ns=own.mtime_ns, ctime_ns=own.ctime_ns)
         return attributes
 
 
