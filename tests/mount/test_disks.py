@@ -109,7 +109,7 @@ def test_a_file_system_is_made_on_a_loop_device_of_a_sparse_file(mount):
         mke2fs -q -F -t ext4 disk.raw
         trap 'mountpoint -q "$1" && umount "$1"' EXIT
         mount -o loop,discard disk.raw "$1"
-        cp -a /usr/include/linux "$1/"
+        cp -a /usr/include/asm-generic "$1/"
         umount "$1"
         e2fsck -fn disk.raw
         """,

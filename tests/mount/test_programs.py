@@ -10,7 +10,7 @@ import pytest
 from tests.support.mount import ChildError
 
 MIB = 1 << 20
-SOURCES = "/usr/include/linux"
+SOURCES = "/usr/include/asm-generic"
 
 TREE = (
     """
@@ -157,9 +157,9 @@ def test_git_clones_commits_and_finds_nothing_wrong(mount):
         git clone -q "file://$1" clone
         cd clone
         [ -z "$(git status --porcelain)" ]
-        echo changed >> headers/fs.h
+        echo changed >> headers/ioctl.h
         git mv headers/stat.h headers/renamed.h
-        git rm -q headers/wait.h
+        git rm -q headers/types.h
         [ "$(git status --porcelain | wc -l)" = 3 ]
         git commit -qam second
         git checkout -q -b other HEAD~1 && echo other > new && git add new && git commit -qm other
