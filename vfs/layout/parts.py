@@ -184,24 +184,33 @@ def _plan_gap(
     if not gap:
         return []
     room = numbers[1] - numbers[0] + 1
-    if not clean.touches(gap) and grid.number(gap.stop - 1) <= numbers[1]:
-        pieces = [(part.clip(gap), False) for _, part in grid.parts(gap)]
-        return _numbered(_mend_small(pieces, size, rules), numbers[0])
-    unit = max(rules.min_bytes, DELTA_UNIT_BYTES)
+    on_grid = grid.number(gap.stop - 1) <= numbers[1]
+    if not clean.touches(gap) and on_grid:
+        return _numbered(_grid_pieces(gap, clean, grid), numbers[0])
     # Mending adds less than two of the smallest parts to a piece.
     most = rules.max_bytes - 2 * rules.min_bytes
+    unit = max(rules.min_bytes, min(DELTA_UNIT_BYTES, most))
+    # Larger uploads before coarser units: half the numbers go to what is dirty.
+    dirty = sum(run.size for run in clean.missing(gap))
+    piece = max(UPLOAD_BYTES, -(-2 * dirty // max(room, 1)))
     while unit <= most:
-        pieces = _mend_small(_cells(gap, clean, unit, most, rules), size, rules)
+        caps = most // unit * unit, min(most, max(unit, piece))
+        pieces = _mend_small(_cells(gap, clean, unit, caps, rules), size, rules)
         if len(pieces) <= room:
             return _numbered(pieces, numbers[0])
         unit *= 2
-    return None
+    return _numbered(_grid_pieces(gap, clean, grid), numbers[0]) if on_grid else None
+
+
+def _grid_pieces(gap: Span, clean: SpanSet, grid: Grid) -> list[tuple[Span, bool]]:
+    pieces = [part.clip(gap) for _, part in grid.parts(gap)]
+    return [(piece, clean.covers(piece)) for piece in pieces]
 
 
 def _cells(
-    gap: Span, clean: SpanSet, unit: int, most: int, rules: PartRules
+    gap: Span, clean: SpanSet, unit: int, caps: tuple[int, int], rules: PartRules
 ) -> list[tuple[Span, bool]]:
-    """Cut on multiples of `unit`, join cells of one kind, and cap each piece."""
+    """Cut on multiples of `unit`, join cells of one kind, and cap copies and uploads."""
     runs: list[tuple[Span, bool]] = []
     for start, stop, copied in _runs(gap, clean, unit):
         if runs and runs[-1][1] == copied:
@@ -210,7 +219,7 @@ def _cells(
             runs.append((Span(start, stop), copied))
     out: list[tuple[Span, bool]] = []
     for span, copied in runs:
-        cap = most // unit * unit if copied else min(most, max(unit, UPLOAD_BYTES))
+        cap = caps[0] if copied else caps[1]
         out += [(piece, copied) for piece in _even(span, cap, rules.min_bytes)]
     return out
 
