@@ -184,6 +184,22 @@ async def test_an_unlink_that_fails_leaves_the_file_as_it_was(
         assert await keys(store) == []
 
 
+async def test_parts_on_their_way_when_a_name_goes_leave_no_upload_behind(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        gate = store.block("begin_upload")
+        fd = await shell.create("a")
+        for at in range(12):
+            await shell.pwrite(fd, at * MIB, bytes(MIB))
+        await gate.reached.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.unlink, "a")
+            await wait_all_tasks_blocked()
+            gate.release()
+        await shell.close(fd)
+        await wait_all_tasks_blocked()
+    assert store._inner._bucket.uploads == {}
+
+
 # Rename of files
 
 

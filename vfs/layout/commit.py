@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import trio
 from typing_extensions import override
 
-from vfs.errors import ConflictError, NotFoundError, StaleError
+from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout import parts
 from vfs.layout.base import Content, Draft, FileVersion, UploadLog
 from vfs.layout.parts import SentPart, Step
@@ -71,6 +71,7 @@ class PlainDraft(Draft):
         self._uploaded: set[int] = set()  # part numbers that the upload has, wanted or not
         self._offered: set[int] = set()
         self._committing = False
+        self._over = False  # given up: nothing may be sent any more
         self._quiet = trio.Event()  # set, and replaced, when the last part ahead has been sent
         self._sending: dict[int, bool] = {}  # number -> still what was read
 
@@ -114,6 +115,8 @@ class PlainDraft(Draft):
 
     async def _begun(self) -> Upload:
         async with self._beginning:
+            if self._over:
+                raise VfsError("this upload was given up", key=self._target)
             if self._upload is None:
                 properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
                 self._upload = await self._store.begin_upload(self._target, properties=properties)
@@ -157,7 +160,7 @@ class PlainDraft(Draft):
         features = self._store.features
         small = content.size <= min(WRITE_BYTES, self._rules.max_write_bytes)
         if not content.size:
-            await self.abandon()  # an upload cannot be finished without a part
+            await self._drop_upload()  # an upload cannot be finished without a part
         if self._upload is None and (small or not features.multipart):
             return await self._write_whole(content)
         if self._upload is None and not content.changed and self._base is not None:
@@ -210,7 +213,7 @@ class PlainDraft(Draft):
             # A part that was sent and is void now cannot be left out: Ceph 16 refuses to finish an
             # upload that has a part more than it names. Rare: a cut, or a delta that changed its
             # mind.
-            await self.abandon()
+            await self._drop_upload()
             plan = self._plan(content, clean)
         await self._begun()
         done: dict[int, Part] = {step.number: step.kept for step in plan if step.kept}
@@ -313,6 +316,11 @@ class PlainDraft(Draft):
 
     @override
     async def abandon(self) -> None:
+        self._over = True
+        async with self._beginning:  # one that is being begun would stay for ever
+            await self._drop_upload()
+
+    async def _drop_upload(self) -> None:
         upload = self._upload
         self._forget_upload()
         if upload is not None:

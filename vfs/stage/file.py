@@ -260,6 +260,7 @@ class Frozen:
         self._file = file
         self._saved: SpanSet = EMPTY
         self._saved_fd = -1
+        self._savers = 0
 
     async def keep(self, span: Span) -> None:
         """Save what is frozen of a span that is about to be overwritten."""
@@ -272,23 +273,32 @@ class Frozen:
             for part in present.within(gap)
         ]
         if todo:
-            self._open_saved()
-            await trio.to_thread.run_sync(self._copy, todo)
+            with self._saving():
+                await trio.to_thread.run_sync(self._copy, todo)
             self._saved = self._saved.union(SpanSet(todo))
         self.written_since = self.written_since.add(span)
 
-    def _open_saved(self) -> None:
+    @contextmanager
+    def _saving(self) -> Generator[None]:
+        """Keep the saved bytes' file open: a commit may end while a thread writes to it."""
         if self._saved_fd < 0:
             self._saved_fd = _unnamed_file(self._file.path.parent)
+        self._savers += 1
+        try:
+            yield
+        finally:
+            self._savers -= 1
+            if self.released.is_set():
+                self.close()
 
     async def fill(self, span: Span, data: memoryview) -> None:
         """Keep clean bytes whose place in the staged file was overwritten before they came."""
         for gap in list(self.missing(span)):
             piece = data[gap.start - span.start : gap.stop - span.start]
             for lost in self.written_since.within(gap):
-                self._open_saved()
                 part = piece[lost.start - gap.start : lost.stop - gap.start]
-                await trio.to_thread.run_sync(_write_exactly, self._saved_fd, lost.start, part)
+                with self._saving():
+                    await trio.to_thread.run_sync(_write_exactly, self._saved_fd, lost.start, part)
                 self._saved = self._saved.add(lost)
 
     def _copy(self, spans: list[Span]) -> None:
@@ -319,7 +329,8 @@ class Frozen:
     def close(self) -> None:
         """Let the saved bytes go; bodies must not be read any more."""
         self.released.set()
-        if self._saved_fd >= 0:
+        # The number of a closed descriptor is soon another file's: no thread may write to it.
+        if self._saved_fd >= 0 and not self._savers:
             os.close(self._saved_fd)
             self._saved_fd = -1
 

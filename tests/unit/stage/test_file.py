@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 
 import pytest
 import trio
@@ -9,7 +10,7 @@ import trio
 from vfs.errors import FullError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
-from vfs.stage.file import LiveBody, StagedFile
+from vfs.stage.file import Frozen, LiveBody, StagedFile
 from vfs.values import KIB, MIB, Span
 
 
@@ -200,6 +201,31 @@ async def test_a_closed_file_is_gone_unless_it_holds_the_only_copy(make_staged):
     assert not gone.path.exists()
     assert kept.path.read_bytes() == b"mine"
     assert not list(kept.path.parent.glob(".saved*"))
+
+
+async def test_a_write_that_saves_frozen_bytes_may_outlast_the_commit(make_staged, monkeypatch):
+    staged = make_staged()
+    await put(staged, 0, b"a" * 1000)
+    await staged.freeze()
+    started, go_on = threading.Event(), threading.Event()
+    copy = Frozen._copy
+
+    def slow(frozen, spans):
+        started.set()
+        assert go_on.wait(10)
+        copy(frozen, spans)
+
+    monkeypatch.setattr(Frozen, "_copy", slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put, staged, 100, b"b" * 10)
+        await trio.to_thread.run_sync(started.wait)
+        staged.thaw(base_size=1000)
+        other = make_staged()  # takes the next free descriptors
+        await put(other, 0, b"other")
+        go_on.set()
+    assert await text(other, 0, 5) == b"other"
+    assert await text(staged, 0, 1000) == b"a" * 100 + b"b" * 10 + b"a" * 890
+    assert staged.dirty == SpanSet([Span(100, 110)])
 
 
 class _Model:
