@@ -14,6 +14,7 @@ from tests.support.servers import unavailable
 
 STORES = [pytest.param("local"), pytest.param("rgw", marks=pytest.mark.rgw)]
 TREE_BYTES = 160 << 20
+SMALL_TREE_BYTES = 40 << 20
 LONG_TREE_BYTES = 1 << 30
 
 
@@ -72,6 +73,14 @@ def image(tmp_path_factory) -> Iterator[Path]:
     """Yield a raw system image of a size for every day."""
     base = tmp_path_factory.mktemp("image")
     yield build_image(base, TREE_BYTES)
+    shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def small_image(tmp_path_factory) -> Iterator[Path]:
+    """Yield a raw system image for what size has no part in."""
+    base = tmp_path_factory.mktemp("small-image")
+    yield build_image(base, SMALL_TREE_BYTES)
     shutil.rmtree(base)
 
 

@@ -79,10 +79,10 @@ def test_rsync_of_the_mount_into_a_directory_brings_everything_back(mount):
 def test_cp_with_and_without_holes_copies_every_byte(mount, sparse):
     source = mount.base / "source"
     with source.open("wb") as file:
-        for offset in (0, 3 * MIB + 17, 20 * MIB):
+        for offset in (0, 3 * MIB + 17, 9 * MIB):
             file.seek(offset)
             file.write(os.urandom(MIB))
-        file.truncate(32 * MIB)
+        file.truncate(12 * MIB)
     mount.sh('cp --sparse=$2 -- "$1" there && cmp there "$1"', source, sparse)
     mount.sh("cp --sparse=$1 there again && cmp there again", sparse)
     mount.sh('cp --sparse=$2 again "$1.back" && cmp "$1.back" "$1"', source, sparse)
@@ -398,7 +398,7 @@ def write_text(name: str, text: str) -> None:
 )
 def test_fio_verifies_random_writes_and_reads(mount, engine, direct):
     verify = (
-        "fio", "--name=mix", "--filename=disk", "--size=48M", "--rw=randrw", "--bsrange=4k-64k",
+        "fio", "--name=mix", "--filename=disk", "--size=24M", "--rw=randrw", "--bsrange=4k-64k",
         "--verify=crc32c", "--verify_fatal=1", f"--ioengine={engine}", f"--direct={direct}",
         "--iodepth=16", "--randrepeat=1", "--allow_file_create=1", "--end_fsync=1",
         "--output-format=terse", f"--aux-path={mount.base}",
@@ -452,21 +452,9 @@ def test_many_files_in_one_directory_are_listed_found_and_removed(mount, count):
     assert mount.sh("ls -A") == ""
 
 
-@pytest.mark.timeout(900)
-def test_ten_thousand_files_in_one_local_directory_come_and_go(local_mount):
-    mount = local_mount
-    mount.call(make_files, 10_000, timeout=600)
-    mount.remount()
-    names = mount.sh("ls -U many | sort", timeout=300).split()
-    assert names == [f"file-{number:05}" for number in range(10_000)]
-    assert len(mount.sh("ls -l many", timeout=300).splitlines()) == 10_001
-    mount.sh("rm -rf many", timeout=600)
-    assert mount.store.keys() == set()
-
-
 def test_a_directory_that_is_emptied_while_it_is_listed_skips_nothing(local_mount):
-    local_mount.call(make_files, 2_000, timeout=120)
-    assert local_mount.call(empty_while_listing) == 2_000
+    local_mount.call(make_files, 600, timeout=120)
+    assert local_mount.call(empty_while_listing) == 600
 
 
 def empty_while_listing() -> int:

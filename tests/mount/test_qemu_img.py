@@ -12,10 +12,12 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "1GiB"])
-def disk(request):
-    """Return an image: a small one, and in a long run one of more than 1 GiB as well."""
-    return request.getfixturevalue("large_image" if request.param else "image")
+@pytest.fixture(params=["image", pytest.param("large_image", marks=pytest.mark.slow)])
+def disk(request, way):
+    """Return an image; in a long run one of more than 1 GiB as well, and for every way."""
+    if request.param == "image" and way != "plain":
+        return request.getfixturevalue("small_image")
+    return request.getfixturevalue(request.param)
 
 
 def back(way: str) -> list[str]:
@@ -34,9 +36,11 @@ def test_an_image_converted_to_qcow2_and_back_is_the_same_image(mount, disk, way
     mount.assert_survives("disk.qcow2", "disk.raw")
 
 
-def test_an_image_converted_from_one_file_of_the_mount_to_another_is_the_same(mount, image):
-    mount.sh('cp -- "$1" disk.raw && qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2', image)
-    mount.run("qemu-img", "compare", "-q", image, mount.path / "disk.qcow2")
+def test_an_image_converted_from_one_file_of_the_mount_to_another_is_the_same(mount, small_image):
+    mount.sh(
+        'cp -- "$1" disk.raw && qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2', small_image
+    )
+    mount.run("qemu-img", "compare", "-q", small_image, mount.path / "disk.qcow2")
     mount.assert_survives("disk.raw", "disk.qcow2")
 
 
@@ -48,13 +52,13 @@ def test_info_and_map_tell_what_an_image_is(mount):
     assert (extent["length"], extent["data"]) == (8 << 30, False)
 
 
-def test_compare_finds_the_byte_that_differs(mount, image):
-    mount.sh('qemu-img convert -f raw -O qcow2 "$1" disk.qcow2', image)
-    mount.sh("qemu-io -c 'write -q -P 0x5a 33M 512' disk.qcow2")
-    found = mount.run("qemu-img", "compare", image, mount.path / "disk.qcow2", check=False)
+def test_compare_finds_the_byte_that_differs(mount, small_image):
+    mount.sh('qemu-img convert -f raw -O qcow2 "$1" disk.qcow2', small_image)
+    mount.sh("qemu-io -c 'write -q -P 0x5a 21M 512' disk.qcow2")
+    found = mount.run("qemu-img", "compare", small_image, mount.path / "disk.qcow2", check=False)
     assert (found.returncode, found.stdout.strip()) == (
         1,
-        f"Content mismatch at offset {33 << 20}!",
+        f"Content mismatch at offset {21 << 20}!",
     )
 
 
@@ -109,33 +113,33 @@ def test_an_image_grows_and_shrinks_by_resize(mount, kind):
     mount.sh(
         """
         kind=$1
-        qemu-img create -q -f $kind disk 64M
-        qemu-io -f $kind -c 'write -q -P 7 0 48M' disk
-        qemu-img resize -q -f $kind disk 192M
-        qemu-io -f $kind -c 'read -q -P 7 0 48M' -c 'read -q -P 0 48M 144M' disk
-        qemu-io -f $kind -c 'write -q -P 8 191M 1M' disk
-        qemu-img resize -q -f $kind --shrink disk 32M
-        qemu-img resize -q -f $kind disk 80M
-        qemu-io -f $kind -c 'read -q -P 7 0 32M' -c 'read -q -P 0 32M 48M' disk
+        qemu-img create -q -f $kind disk 24M
+        qemu-io -f $kind -c 'write -q -P 7 0 16M' disk
+        qemu-img resize -q -f $kind disk 64M
+        qemu-io -f $kind -c 'read -q -P 7 0 16M' -c 'read -q -P 0 16M 48M' disk
+        qemu-io -f $kind -c 'write -q -P 8 63M 1M' disk
+        qemu-img resize -q -f $kind --shrink disk 8M
+        qemu-img resize -q -f $kind disk 20M
+        qemu-io -f $kind -c 'read -q -P 7 0 8M' -c 'read -q -P 0 8M 12M' disk
         """,
         kind,
     )
     mount.assert_survives("disk")
-    mount.sh(f"qemu-io -r -f {kind} -c 'read -q -P 7 0 32M' -c 'read -q -P 0 32M 48M' disk")
+    mount.sh(f"qemu-io -r -f {kind} -c 'read -q -P 7 0 8M' -c 'read -q -P 0 8M 12M' disk")
 
 
 def test_snapshots_are_made_applied_and_deleted(mount):
     mount.sh("""
         qemu-img create -q -f qcow2 disk.qcow2 64M
-        qemu-io -c 'write -q -P 1 0 16M' disk.qcow2
+        qemu-io -c 'write -q -P 1 0 4M' disk.qcow2
         qemu-img snapshot -c first disk.qcow2
-        qemu-io -c 'write -q -P 2 8M 16M' disk.qcow2
+        qemu-io -c 'write -q -P 2 2M 4M' disk.qcow2
         qemu-img snapshot -c second disk.qcow2
         qemu-img snapshot -a first disk.qcow2
-        qemu-io -c 'read -q -P 1 0 16M' -c 'read -q -P 0 16M 8M' disk.qcow2
+        qemu-io -c 'read -q -P 1 0 4M' -c 'read -q -P 0 4M 2M' disk.qcow2
         qemu-img snapshot -d first disk.qcow2
         qemu-img snapshot -a second disk.qcow2
-        qemu-io -c 'read -q -P 1 0 8M' -c 'read -q -P 2 8M 16M' disk.qcow2
+        qemu-io -c 'read -q -P 1 0 2M' -c 'read -q -P 2 2M 4M' disk.qcow2
         qemu-img check -q disk.qcow2
     """)
     mount.assert_survives("disk.qcow2")
@@ -146,8 +150,8 @@ def test_snapshots_are_made_applied_and_deleted(mount):
 def test_every_preallocation_makes_a_disk_that_reads_as_zeros(mount, mode):
     mount.sh(
         """
-        qemu-img create -q -f qcow2 -o preallocation=$1 disk.qcow2 32M
-        qemu-io -c 'read -q -P 0 0 32M' -c 'write -q -P 5 31M 1M' disk.qcow2
+        qemu-img create -q -f qcow2 -o preallocation=$1 disk.qcow2 12M
+        qemu-io -c 'read -q -P 0 0 12M' -c 'write -q -P 5 11M 1M' disk.qcow2
         qemu-img check -q disk.qcow2
         """,
         mode,
