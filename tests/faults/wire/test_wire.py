@@ -25,7 +25,7 @@ from vfs.errors import (
     UnreachableError,
     VfsError,
 )
-from vfs.store.wire import Endpoint, Exchange, RangeClient, RangeRequest, Refusal
+from vfs.store.wire import Endpoint, Exchange, RangeRequest, Refusal, WireClient
 from vfs.store.wire.answer import range_field
 from vfs.values import Span
 
@@ -51,7 +51,7 @@ class Reader:
 
     def __init__(self, server: ScriptedServer, endpoint: Endpoint) -> None:
         self.server = server
-        self.client = RangeClient(endpoint)
+        self.client = WireClient(endpoint)
         self.exchange = Exchange()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from vfs.store.backend.s3_sign import (
     encode_path,
     encode_query,
     format_time,
-    sign_get,
+    sign,
 )
 
 KEYS = [
@@ -63,7 +63,7 @@ def test_the_signature_is_that_of_the_sdk(monkeypatch, key, version_id, token):
         target += "?" + encode_query({"versionId": version_id, "a": "~ b"})
     fields = {"host": "localhost:8443", "range": "bytes=0-9", "if-match": '"abc-1"'}
     signed = dict(
-        sign_get(target, fields, credentials, region="eu-west-1", amz_date="20260102T030405Z")
+        sign("GET", target, fields, credentials, region="eu-west-1", amz_date="20260102T030405Z")
     )
     given = {name: value for name, value in fields.items() if name != "host"}
     expected = authorization_of_the_sdk(

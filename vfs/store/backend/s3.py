@@ -1,8 +1,8 @@
 """S3 and what speaks its protocol, as a Store.
 
-Requests are made by the SDK in worker threads, reads by the wire client. A condition is sent only
-where the features say that the service heeds it: some ignore conditions in silence, which turns a
-check into an overwrite.
+Requests are made by the SDK in worker threads; reads and parts by the wire client. A condition is
+sent only where the features say that the service heeds it: some ignore conditions in silence, which
+turns a check into an overwrite.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from vfs.errors import (
 )
 from vfs.store.backend._threads import Threads, run_blocking
 from vfs.store.backend.s3_copy import copy_in_parts
+from vfs.store.backend.s3_data import open_data
 from vfs.store.backend.s3_errors import Doing, Fault, translate_fault
 from vfs.store.backend.s3_keys import MAX_KEY_BYTES, etag_of, etag_of_parts, fits_xml
 from vfs.store.backend.s3_open import Link, open_link
 from vfs.store.backend.s3_probe import UNQUOTED_ETAGS, known_features, probe_bucket
-from vfs.store.backend.s3_reader import open_reader
 from vfs.store.backend.s3_requests import S3Requests
 from vfs.store.backend.s3_shapes import Conditions, Description, IfMatch
 from vfs.store.base import (
@@ -70,7 +70,7 @@ class S3Store(Store):
         self._link = link
         self._threads = threads
         self._requests = S3Requests(link)
-        self._reader = open_reader(link)
+        self._data = open_data(link, self._requests)
         self._features = self._fitted(features or known_features(link.endpoint))
 
     @property
@@ -80,7 +80,7 @@ class S3Store(Store):
 
     @override
     async def probe(self, *, write: bool) -> Features:
-        found = await probe_bucket(self._requests, self._reader, self._threads, write=write)
+        found = await probe_bucket(self._requests, self._data, self._threads, write=write)
         self._features = self._fitted(found)
         return self._features
 
@@ -115,7 +115,7 @@ class S3Store(Store):
     async def read_into(
         self, source: ObjectVersion, span: Span, buffers: Sequence[memoryview]
     ) -> None:
-        await self._reader.read_into(self._threads.reads, source, span, buffers)
+        await self._data.read_into(self._threads.reads, source, span, buffers)
 
     @override
     async def write(
@@ -260,10 +260,7 @@ class S3Store(Store):
     ) -> Part:
         doing = self._doing("upload_part", upload.key)
         self._check_part(doing, number, body.size)
-        return await run_blocking(
-            self._threads.writes,
-            lambda: self._requests.upload_part(upload, number, body, doing),
-        )
+        return await self._data.upload_part(self._threads.writes, upload, number, body, doing)
 
     @override
     async def copy_part(
@@ -328,7 +325,7 @@ class S3Store(Store):
         await run_blocking(self._threads.control, self._close)
 
     def _close(self) -> None:
-        self._reader.close()
+        self._data.close()
         self._link.client.close()
 
     # -- helpers -----------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def parse_s3_url(url: str) -> S3Address:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRoute:
+class DataRoute:
     """How the wire client reaches the objects of a bucket."""
 
     endpoint: Endpoint
@@ -124,7 +124,7 @@ class Link:
     options: StoreConfig
     client: "S3Client"
     credentials: SdkCredentials
-    route: ReadRoute | None  # None reads by the SDK
+    route: DataRoute | None  # None: only by the SDK
 
     @property
     def endpoint(self) -> str:
@@ -226,7 +226,7 @@ def _sdk_config(address: S3Address, options: StoreConfig) -> Config:
 
 def _route(
     client: "S3Client", address: S3Address, options: StoreConfig, bundle: str | None
-) -> ReadRoute | None:
+) -> DataRoute | None:
     """Learn from the SDK where it would send a read; None where only the SDK can."""
     if address.bucket.endswith(_DIRECTORY_BUCKET):
         return None
@@ -244,7 +244,7 @@ def _route(
     tls = _tls(options, bundle) if signed.scheme == "https" else None
     port = signed.port or _DEFAULT_PORTS[signed.scheme]
     stall_s = min(_STALL_S, options.timeout)
-    return ReadRoute(
+    return DataRoute(
         Endpoint(host, port, tls, stall_s=stall_s),
         host=netloc,
         path=unquote(signed.path).removesuffix("x"),

@@ -46,29 +46,31 @@ def format_time(seconds: float) -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
 
 
-def sign_get(
+def sign(  # noqa: PLR0913 - the parts of a request
+    method: str,
     target: str,
     fields: Mapping[str, str],
     credentials: Credentials,
     *,
     region: str,
     amz_date: str,
+    payload_sha256: str = EMPTY_SHA256,
 ) -> tuple[tuple[str, str], ...]:
-    """Return all header fields of a signed GET, those given among them.
+    """Return all header fields of a signed request, those given among them.
 
     `target` is an encoded path with an optional encoded, sorted query; `fields` has lower-case
-    names, with `host`, and values without spaces at either end.
+    names, with `host`, and values without spaces at either end; `payload_sha256` is in hexadecimal.
     """
-    sent = {**fields, "x-amz-content-sha256": EMPTY_SHA256, "x-amz-date": amz_date}
+    sent = {**fields, "x-amz-content-sha256": payload_sha256, "x-amz-date": amz_date}
     if credentials.token:
         sent["x-amz-security-token"] = credentials.token
     names = sorted(sent)
     signed_names = ";".join(names)
     path, _, query = target.partition("?")
     canonical = "\n".join(
-        ["GET", path, query]
+        [method, path, query]
         + [f"{name}:{sent[name]}" for name in names]
-        + ["", signed_names, EMPTY_SHA256]
+        + ["", signed_names, payload_sha256]
     )
     date = amz_date[:8]
     scope = f"{date}/{region}/s3/aws4_request"

@@ -14,6 +14,8 @@ from vfs.values import Span
 
 PARTIAL_CONTENT = 206
 OK = 200
+CREATED = 201
+NO_CONTENT = 204
 FIRST_REFUSAL = 300
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z")
@@ -27,6 +29,15 @@ class RangeRequest:
     fields: tuple[tuple[str, str], ...]  # with Host and Range; names and values without CR, LF
     span: Span  # not empty
     etag: str  # entity tag of the version, as If-Match has it; "" when it cannot be compared
+    what: str  # for messages: the object, as a person would name it
+
+
+@dataclass(frozen=True, slots=True)
+class PutRequest:
+    """A PUT of a body; its length is added when it is sent."""
+
+    target: str  # path and query, encoded as they go on the wire
+    fields: tuple[tuple[str, str], ...]  # with Host; names and values without CR, LF
     what: str  # for messages: the object, as a person would name it
 
 
@@ -69,6 +80,18 @@ def check_answer(request: RangeRequest, head: Head) -> None:
     if length != request.span.size:
         raise _wrong(request, f"{length} bytes instead of {request.span.size}")
     _check_etag(request, head)
+
+
+def check_stored(request: PutRequest, head: Head) -> None:
+    """Accept a 2xx response as the word that a body is stored, or raise CorruptError."""
+    if head.status not in {OK, CREATED, NO_CONTENT} or not head.fields.get("etag"):
+        raise CorruptError(
+            f"upload of {request.what}: wrong answer: status {head.status}"
+            f" {'with' if head.fields.get('etag') else 'without'} an ETag;"
+            " is a proxy or cache in between?",
+            operation="upload_part",
+            key=request.what,
+        )
 
 
 def _check_range(request: RangeRequest, text: str) -> None:

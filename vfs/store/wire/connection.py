@@ -16,7 +16,7 @@ from vfs.errors import CorruptError, UnreachableError
 from vfs.store.wire.dial import Endpoint, Exchange, dial
 from vfs.store.wire.head import MAX_HEAD_BYTES, Head, HeadError, find_end, join_chunks, parse_head
 
-MAX_REFUSAL_BYTES = 64 << 10
+MAX_PAGE_BYTES = 64 << 10
 
 # A head is well below 2 KiB; whatever else comes with it is copied once.
 _FIRST_RECEIVE_BYTES = 4 << 10
@@ -61,8 +61,8 @@ class Connection:
         """Close the socket."""
         self._socket.close()
 
-    def send(self, data: bytes) -> None:
-        """Send a request.
+    def send(self, data: bytes | memoryview) -> None:
+        """Send a request, or a piece of one.
 
         Errors: ClosedError, UnreachableError.
         """
@@ -171,10 +171,10 @@ class Connection:
             raise _EndError
         return size
 
-    def receive_refusal(self, head: Head) -> tuple[bytes, bool]:
-        """Receive an error body, 64 KiB at most; tell whether it was all of it.
+    def receive_page(self, head: Head) -> tuple[bytes, bool]:
+        """Receive a body that is no data, 64 KiB at most; tell whether it was all of it.
 
-        An error body that breaks off is taken as far as it came: the status says enough.
+        One that breaks off is taken as far as it came: the status says enough.
         """
         data = bytearray(memoryview(self._buffer)[: self._held])
         self._held = 0
@@ -182,13 +182,13 @@ class Connection:
             length = 0 if head.status in {204, 304} else head.content_length
         except HeadError:
             length = None
-        piece = memoryview(bytearray(MAX_REFUSAL_BYTES))
+        piece = memoryview(bytearray(MAX_PAGE_BYTES))
         complete = False
         with contextlib.suppress(_EndError, ConnectionError, UnreachableError):
             while not (complete := _is_complete(head, data, length)):
-                if len(data) >= MAX_REFUSAL_BYTES:
+                if len(data) >= MAX_PAGE_BYTES:
                     break
-                size = self._receive(piece[: MAX_REFUSAL_BYTES - len(data)])
+                size = self._receive(piece[: MAX_PAGE_BYTES - len(data)])
                 data += piece[:size]
         body = bytes(data)
         return (join_chunks(body)[0] if head.chunked else body), complete

@@ -1,10 +1,12 @@
-"""Reads of one bucket: by the wire client where it can be, by the SDK where it cannot.
+"""The bytes of one bucket: by the wire client where it can be, by the SDK where it cannot.
 
 A read names the version it wants: by If-Match, or by its id in a bucket that keeps versions. It is
-one request, whatever comes.
+one request, whatever comes. A part is sent with the SHA-256 of its bytes in the signature, so that
+the service refuses what was damaged on the way.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,36 +16,44 @@ from vfs.errors import CorruptError, StaleError, UnreachableError, VfsError
 from vfs.store.backend._threads import run_blocking, run_interruptible
 from vfs.store.backend.s3_errors import Doing, fault_of_refusal, translate_fault
 from vfs.store.backend.s3_keys import Keys, etag_of, version_of
-from vfs.store.backend.s3_open import Link, ReadRoute
-from vfs.store.backend.s3_requests import translated
+from vfs.store.backend.s3_open import DataRoute, Link
+from vfs.store.backend.s3_requests import S3Requests, translated
 from vfs.store.backend.s3_shapes import IfMatch, WhichVersion
-from vfs.store.backend.s3_sign import encode_path, encode_query, format_time, sign_get
-from vfs.store.base import ObjectVersion
-from vfs.store.wire import Exchange, RangeClient, RangeRequest, Refusal
+from vfs.store.backend.s3_sign import (
+    EMPTY_SHA256,
+    encode_path,
+    encode_query,
+    format_time,
+    sign,
+)
+from vfs.store.base import Body, ObjectVersion, Part, Upload
+from vfs.store.wire import Exchange, PutRequest, RangeRequest, Refusal, WireClient
 from vfs.store.wire.answer import range_field
-from vfs.values import Span
+from vfs.values import Key, Span
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
 
 _NS = 1_000_000_000
 
-ReadInto = Callable[[ObjectVersion, Span, Sequence[memoryview]], None]
-
 
 def _doing(link: Link, source: ObjectVersion) -> Doing:
     return Doing("read", source.key, link.address.url, missing=StaleError, mismatch=StaleError)
 
 
-class WireReader:
-    """Reads over plain HTTP with our own signature."""
+class WireData:
+    """Reads and uploads over plain HTTP with our own signature."""
 
-    def __init__(self, link: Link, route: ReadRoute, *, clock: WallClock = wall_ns) -> None:
+    def __init__(self, link: Link, route: DataRoute, *, clock: WallClock = wall_ns) -> None:
         self._link = link
         self._route = route
         self._keys = Keys(link.address.prefix)
         self._clock = clock
-        self._client = RangeClient(route.endpoint, max_idle=link.options.max_connections)
+        connections = link.options.max_connections
+        self._reads = WireClient(route.endpoint, max_idle=connections)
+        # A service may take its time to store a part; a read that stands still is asked again.
+        patient = dataclasses.replace(route.endpoint, stall_s=link.options.timeout)
+        self._uploads = WireClient(patient, max_idle=connections)
 
     async def read_into(
         self,
@@ -63,40 +73,80 @@ class WireReader:
             # Signed here, in the thread: credentials may have to be renewed over the network.
             with translated(_doing(self._link, source)):
                 request = self._request(source, span)
-            self._client.read_into(request, buffers, refuse, exchange)
+            self._reads.read_into(request, buffers, refuse, exchange)
 
         await run_interruptible(limiter, work, exchange.interrupt)
 
     def _request(self, source: ObjectVersion, span: Span) -> RangeRequest:
-        route = self._route
         etag = etag_of(source.version)
-        target = encode_path(route.path + self._keys.full(source.key))
-        fields = {"host": route.host, "range": range_field(span), "accept-encoding": "identity"}
+        fields = {"range": range_field(span), "accept-encoding": "identity"}
+        query: dict[str, str] = {}
         if source.version_id is not None:
-            target += "?" + encode_query({"versionId": source.version_id})
+            query["versionId"] = source.version_id
         else:
             fields["if-match"] = etag
+        target, signed = self._sign("GET", source.key, query, fields, EMPTY_SHA256)
+        return RangeRequest(target, signed, span, etag, source.key)
+
+    async def upload_part(
+        self, limiter: trio.CapacityLimiter, upload: Upload, number: int, body: Body, doing: Doing
+    ) -> Part:
+        """Store a part. Cancellation: ends the thread at once; the part may be stored."""
+        exchange = Exchange()
+
+        def refuse(refusal: Refusal) -> VfsError:
+            fault = fault_of_refusal(refusal.status, refusal.fields, refusal.body)
+            return translate_fault(fault, doing)
+
+        def work() -> Part:
+            query = {"partNumber": str(number), "uploadId": upload.upload_id}
+            digest = body.sha256().hex()
+            with translated(doing):
+                target, signed = self._sign("PUT", upload.key, query, {}, digest)
+            request = PutRequest(target, signed, upload.key)
+            head = self._uploads.put(request, body, refuse, exchange)
+            return Part(number, head.fields["etag"], body.size)
+
+        return await run_interruptible(limiter, work, exchange.interrupt)
+
+    def _sign(
+        self,
+        method: str,
+        key: Key,
+        query: Mapping[str, str],
+        fields: Mapping[str, str],
+        payload_sha256: str,
+    ) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Return the target and all header fields of a request."""
+        route = self._route
+        target = encode_path(route.path + self._keys.full(key))
+        if query:
+            target += "?" + encode_query(query)
+        sent = {**fields, "host": route.host}
         if self._link.options.requester_pays:
-            fields["x-amz-request-payer"] = "requester"
-        signed = sign_get(
+            sent["x-amz-request-payer"] = "requester"
+        return target, sign(
+            method,
             target,
-            fields,
+            sent,
             self._link.frozen_credentials(),
             region=route.region,
             amz_date=format_time(self._clock() // _NS),
+            payload_sha256=payload_sha256,
         )
-        return RangeRequest(target, signed, span, etag, source.key)
 
     def close(self) -> None:
         """Close idle connections."""
-        self._client.close()
+        self._reads.close()
+        self._uploads.close()
 
 
-class SdkReader:
-    """Reads by the SDK: through a proxy, and from buckets with sessions of their own."""
+class SdkData:
+    """Reads and uploads by the SDK: through a proxy, to buckets with sessions of their own."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, requests: S3Requests) -> None:
         self._link = link
+        self._requests = requests
         self._keys = Keys(link.address.prefix)
 
     async def read_into(
@@ -133,6 +183,14 @@ class SdkReader:
             with said["Body"] as body:
                 _drain(body, buffers, doing)
 
+    async def upload_part(
+        self, limiter: trio.CapacityLimiter, upload: Upload, number: int, body: Body, doing: Doing
+    ) -> Part:
+        """Store a part."""
+        return await run_blocking(
+            limiter, lambda: self._requests.upload_part(upload, number, body, doing)
+        )
+
     def close(self) -> None:
         """Nothing is kept here."""
 
@@ -148,9 +206,9 @@ def _drain(body: "StreamingBody", buffers: Sequence[memoryview], doing: Doing) -
             view = view[len(piece) :]
 
 
-Reader = WireReader | SdkReader
+Data = WireData | SdkData
 
 
-def open_reader(link: Link) -> Reader:
-    """Return the cheapest reader that works for a bucket."""
-    return SdkReader(link) if link.route is None else WireReader(link, link.route)
+def open_data(link: Link, requests: S3Requests) -> Data:
+    """Return the cheapest data plane that works for a bucket."""
+    return SdkData(link, requests) if link.route is None else WireData(link, link.route)
