@@ -8,6 +8,7 @@ nursery that `open_fetcher` owns, so a reader that is cancelled costs the others
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import trio
 
@@ -20,7 +21,7 @@ from vfs.values import MIB, Span
 
 log = logging.getLogger(__name__)
 
-REQUEST_BYTES = 1 * MIB
+REQUEST_BYTES = 4 * MIB
 """Largest single request: large enough that its cost is the bytes, small enough to overlap many."""
 
 Fill = Callable[[FileVersion, Span, Sequence[memoryview]], Awaitable[None]]
@@ -192,13 +193,23 @@ class Fetcher:
         return [BlockKey(owner, index) for index in blocks]
 
     def _join(self, span: Span, frames: Sequence[Frame]) -> bytes | memoryview:
-        views: list[memoryview] = []
+        """Return the bytes of a span out of its frames, copied only where they lie apart.
+
+        What was fetched in one request lies together: frames are taken, and evicted, in order.
+        """
         base = span.start // self.block_bytes * self.block_bytes
+        if frames[-1].number - frames[0].number == len(frames) - 1 and _ascending(frames):
+            return self._cache.view(frames[0], span.start - base, span.size)
+        views: list[memoryview] = []
         for frame in frames:
             piece = span.clip(Span(base, base + self.block_bytes)).shift(-base)
             views.append(frame.view[piece.start : piece.stop])
             base += self.block_bytes
-        return views[0] if len(views) == 1 else b"".join(views)
+        return b"".join(views)
+
+
+def _ascending(frames: Sequence[Frame]) -> bool:
+    return all(one.number + 1 == two.number for one, two in pairwise(frames))
 
 
 @asynccontextmanager

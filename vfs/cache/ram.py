@@ -24,9 +24,10 @@ class BlockKey(NamedTuple):
 class Frame:
     """One buffer of the arena."""
 
-    __slots__ = ("holds", "key", "view")
+    __slots__ = ("holds", "key", "number", "view")
 
-    def __init__(self, view: memoryview) -> None:
+    def __init__(self, number: int, view: memoryview) -> None:
+        self.number = number  # its place in the arena
         self.view = view
         self.key: BlockKey | None = None  # set while it is cached
         self.holds = 0
@@ -42,11 +43,11 @@ class RamCache:
         self.hits = 0
         self.misses = 0
         self._arena = mmap.mmap(-1, self.limit_bytes)
-        view = memoryview(self._arena)
+        self._view = memoryview(self._arena)
         # Taken from the end, so that pages of the arena are touched in order and only when needed.
         self._free = [
-            Frame(view[at : at + block_bytes])
-            for at in range(self.limit_bytes - block_bytes, -1, -block_bytes)
+            Frame(number, self._view[number * block_bytes : (number + 1) * block_bytes])
+            for number in range(count - 1, -1, -1)
         ]
         self._cached: OrderedDict[BlockKey, Frame] = OrderedDict()
         self._owned: defaultdict[str, set[int]] = defaultdict(set)  # cached blocks by owner
@@ -61,6 +62,11 @@ class RamCache:
     def frame_count(self) -> int:
         """How many blocks fit."""
         return self.limit_bytes // self.block_bytes
+
+    def view(self, first: Frame, start: int, size: int) -> memoryview:
+        """Return bytes from `start` of a frame on, which may reach into those that follow it."""
+        begin = first.number * self.block_bytes + start
+        return self._view[begin : begin + size]
 
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._cached

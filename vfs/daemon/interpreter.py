@@ -11,6 +11,7 @@ from vfs.values import MIB
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def tune_interpreter() -> None:
@@ -23,5 +24,7 @@ def tune_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     libc = ctypes.CDLL(None)
+    # Each thread would keep what it has freed to itself: a hundred threads, a hundred megabytes.
+    libc.mallopt(_M_ARENA_MAX, 1)
     libc.mallopt(_M_MMAP_THRESHOLD, 4 * MIB)
     libc.mallopt(_M_TRIM_THRESHOLD, 32 * MIB)

@@ -117,17 +117,29 @@ class Content:
 
     # Reading
 
-    async def read(
-        self, span: Span, history: History | None = None
-    ) -> tuple[bytes | memoryview, History | None]:
-        """Return the bytes of a span up to the end of the file, and the reader's new history.
+    def read_ahead(self, span: Span, history: History) -> History:
+        """Start fetching what a reader will ask for next; return its new history.
+
+        Before its read, and without an await: requests of one reader arrive together.
+        """
+        span = span.clip(Span(0, self.size))
+        base, staged = self.base, self.staged
+        if base is None or not span:
+            return history
+        history, ahead = advance(history, span, self._fetcher.ahead_bytes())
+        if ahead and (staged is None or not staged.present.covers(ahead)):
+            self._fetcher.prefetch(base, ahead)
+        return history
+
+    async def read(self, span: Span) -> bytes | memoryview:
+        """Return the bytes of a span up to the end of the file.
 
         Shape: a memoryview is valid until the caller's next await.
         """
         while True:
             base = self.base
             try:
-                return await self._read(span.clip(Span(0, self.size)), base, history)
+                return await self._read(span.clip(Span(0, self.size)), base)
             except StaleError:
                 if self.base is base and self._tried:
                     async with self.commits:
@@ -136,21 +148,14 @@ class Content:
                     raise
                 # Our own commit has replaced the base meanwhile: its blocks have the same bytes.
 
-    async def _read(
-        self, span: Span, base: FileVersion | None, history: History | None
-    ) -> tuple[bytes | memoryview, History | None]:
+    async def _read(self, span: Span, base: FileVersion | None) -> bytes | memoryview:
         if not span:
-            return b"", history
-        staged = self.staged
-        if base is not None and history is not None:
-            history, ahead = advance(history, span, self._fetcher.ahead_bytes())
-            if ahead and (staged is None or not staged.present.covers(ahead)):
-                self._fetcher.prefetch(base, ahead)
-        if staged is None:
-            if base is None:
-                return bytes(span.size), history
-            return await self._fetcher.read(base, span), history
-        return await self._read_staged(span, staged, base), history
+            return b""
+        if self.staged is not None:
+            return await self._read_staged(span, self.staged, base)
+        if base is None:
+            return bytes(span.size)
+        return await self._fetcher.read(base, span)
 
     async def _read_staged(
         self, span: Span, staged: StagedFile, base: FileVersion | None

@@ -13,6 +13,9 @@ from vfs.values import KIB, MIB, Span
 
 STREAMS = 4
 FIRST_BYTES = 1 * MIB
+STEP_BYTES = 4 * MIB
+STEPS = 8
+"""A wide window is filled by at least so many requests, of at most `STEP_BYTES`."""
 SLACK_BYTES = 512 * KIB
 """The kernel's own read-ahead may deliver requests this far out of order."""
 
@@ -44,7 +47,8 @@ def advance(history: History, request: Span, limit: int) -> tuple[History, Span]
     start = max(found.ahead, place)
     stop = place + window
     # Ask in large steps: a window that moves by one request at a time would become small requests.
-    if stop - start < min(FIRST_BYTES, window):
+    step = max(FIRST_BYTES, min(window // STEPS, STEP_BYTES))
+    if stop - start < min(step, window):
         moved = replace(found, next=place, window=window)
         wanted = Span(start, start)
     else:

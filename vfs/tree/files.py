@@ -99,10 +99,9 @@ class Files:
         """
         handle = self.handles.get(number)
         content = self._context.content(handle.node)
-        data, history = await content.read(Span(offset, offset + size), handle.history)
-        if history is not None:
-            handle.history = history
-        return data
+        span = Span(offset, offset + size)
+        handle.history = content.read_ahead(span, handle.history)
+        return await content.read(span)
 
     async def write(self, number: HandleId, offset: int, data: bytes) -> int:
         """Write bytes and return how many. Errors: FullError, TooLargeError, StaleError."""
