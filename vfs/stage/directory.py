@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from vfs.errors import BusyError, DeniedError, FullError, MetadataError
 from vfs.stage.budget import StageBudget
+from vfs.stage.disk import Disk
 from vfs.stage.file import StagedFile, stage_error
 from vfs.stage.records import RecordLog
 from vfs.values import MIB
@@ -41,6 +42,7 @@ class Stage:
     def __init__(self, path: Path, url: str, budget: StageBudget) -> None:
         self.path = path
         self.budget = budget
+        self._disk = Disk()
         self.names = RecordLog(path / "names.log", "names")
         self._url = url
         self._lock_fd = -1
@@ -110,7 +112,7 @@ class Stage:
         """Make an empty staged file over a base of that size."""
         path = self._files / f"{self._prefix}-{next(self._serial):06d}"
         try:
-            staged = StagedFile(path, self.budget, base_size)
+            staged = StagedFile(path, self.budget, base_size, self._disk)
         except OSError as error:
             raise stage_error(error, path) from error
         self._staged.add(staged)

@@ -22,36 +22,16 @@ from typing_extensions import override
 from vfs.errors import FullError, VfsError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
+from vfs.stage.disk import Disk, read_exactly, write_exactly
 from vfs.stage.holes import punch_hole
 from vfs.store.base import Body
-from vfs.values import KIB, MIB, Span
-
-INLINE_BYTES = 64 * KIB
-"""Up to here a cached pread or pwrite (0.4-5 us) costs less than the hop to a thread (19-31 us)."""
-
-
-def _read_exactly(fd: int, offset: int, buffer: memoryview) -> None:
-    """Fill the buffer; what lies past the end of the file reads as zeros."""
-    done = 0
-    while done < buffer.nbytes:
-        count = os.preadv(fd, [buffer[done:]], offset + done)
-        if count == 0:
-            buffer[done:] = bytes(buffer.nbytes - done)
-            return
-        done += count
-
-
-def _write_exactly(fd: int, offset: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
+from vfs.values import MIB, Span
 
 
 class StagedFile:
     """Staged bytes of one file. One writer at a time; reads from any task."""
 
-    def __init__(self, path: Path, budget: StageBudget, base_size: int) -> None:
+    def __init__(self, path: Path, budget: StageBudget, base_size: int, disk: Disk) -> None:
         self.path = path
         self.base_size = base_size  # bytes of the version that clean bytes come from
         self.size = base_size
@@ -60,6 +40,7 @@ class StagedFile:
         self.holes: SpanSet = EMPTY
         self.changes = 0  # counts every change: tells whether a commit is still the latest
         self._budget = budget
+        self._disk = disk
         self._charged = 0
         self._readers = 0
         self.preserved = False  # holds the only copy of something: never removed by us
@@ -107,10 +88,7 @@ class StagedFile:
         try:
             if self._frozen is not None:
                 await self._frozen.keep(span)
-            if span.size <= INLINE_BYTES:
-                _write_exactly(self._fd, span.start, data)
-            else:
-                await trio.to_thread.run_sync(_write_exactly, self._fd, span.start, data)
+            await self._disk.write(self._fd, span.start, data)
         except OSError as error:
             raise stage_error(error, self.path) from error
 
@@ -160,7 +138,7 @@ class StagedFile:
             try:
                 for gap in gaps:
                     piece = data[gap.start - span.start : gap.stop - span.start]
-                    await trio.to_thread.run_sync(_write_exactly, self._fd, gap.start, piece)
+                    await trio.to_thread.run_sync(write_exactly, self._fd, gap.start, piece)
                 if self._frozen is not None:
                     await self._frozen.fill(span, data)
             except OSError as error:
@@ -189,10 +167,7 @@ class StagedFile:
     async def read_into(self, span: Span, buffer: memoryview) -> None:
         """Fill the buffer with bytes that are all present."""
         try:
-            if span.size <= INLINE_BYTES:
-                _read_exactly(self._fd, span.start, buffer)
-            else:
-                await trio.to_thread.run_sync(_read_exactly, self._fd, span.start, buffer)
+            await self._disk.read(self._fd, span.start, buffer)
         except OSError as error:
             raise stage_error(error, self.path) from error
 
@@ -298,22 +273,22 @@ class Frozen:
             for lost in self.written_since.within(gap):
                 part = piece[lost.start - gap.start : lost.stop - gap.start]
                 with self._saving():
-                    await trio.to_thread.run_sync(_write_exactly, self._saved_fd, lost.start, part)
+                    await trio.to_thread.run_sync(write_exactly, self._saved_fd, lost.start, part)
                 self._saved = self._saved.add(lost)
 
     def _copy(self, spans: list[Span]) -> None:
         for span in spans:
             for piece in span.pieces(MIB):
                 buffer = memoryview(bytearray(piece.size))
-                _read_exactly(self._file.fd, piece.start, buffer)
-                _write_exactly(self._saved_fd, piece.start, buffer)
+                read_exactly(self._file.fd, piece.start, buffer)
+                write_exactly(self._saved_fd, piece.start, buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with frozen bytes that are all present. Blocking; any thread."""
-        _read_exactly(self._file.fd, offset, buffer)
+        read_exactly(self._file.fd, offset, buffer)
         span = Span(offset, offset + buffer.nbytes)
         for saved in self._saved.within(span):
-            _read_exactly(
+            read_exactly(
                 self._saved_fd, saved.start, buffer[saved.start - offset : saved.stop - offset]
             )
 
@@ -357,7 +332,7 @@ class LiveBody(Body):
     @override
     def read_into(self, offset: int, buffer: memoryview) -> None:
         try:
-            _read_exactly(self._file.fd, self._start + offset, buffer)
+            read_exactly(self._file.fd, self._start + offset, buffer)
         except OSError as error:  # also when the file has lost its name, and so its stage
             raise stage_error(error, self._file.path) from error
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from vfs.cache.fill import open_fetcher
+from vfs.cache.fill import REQUEST_BYTES, open_fetcher
 from vfs.cache.ram import BlockKey, RamCache
 from vfs.errors import StaleError, TransientError
 from vfs.layout.base import FileVersion
@@ -281,17 +281,17 @@ async def test_blocks_of_another_version_never_answer(autojump_clock):
 
 
 async def test_reading_ahead_starts_requests_and_waits_for_none(autojump_clock):
-    source = Source(content(4 * MIB))
+    source = Source(content(4 * REQUEST_BYTES))
     source.gate = trio.Event()
-    async with open_fetcher(RamCache(8 * MIB, BLOCK), source.fill) as fetcher:
-        fetcher.prefetch(version(4 * MIB), Span(0, 10 * MIB))
+    async with open_fetcher(RamCache(8 * REQUEST_BYTES, BLOCK), source.fill) as fetcher:
+        fetcher.prefetch(version(4 * REQUEST_BYTES), Span(0, 10 * REQUEST_BYTES))
         await wait_all_tasks_blocked()
-        assert sorted(source.asked) == [Span(n * MIB, (n + 1) * MIB) for n in range(4)]
-        fetcher.prefetch(version(4 * MIB), Span(0, 4 * MIB))
+        assert sorted(source.asked) == list(Span(0, 4 * REQUEST_BYTES).pieces(REQUEST_BYTES))
+        fetcher.prefetch(version(4 * REQUEST_BYTES), Span(0, 4 * REQUEST_BYTES))
         await wait_all_tasks_blocked()
         assert len(source.asked) == 4
         source.gate.set()
-        assert bytes(await fetcher.read(version(4 * MIB), Span(0, 7))) == source.data[:7]
+        assert bytes(await fetcher.read(version(4 * REQUEST_BYTES), Span(0, 7))) == source.data[:7]
 
 
 async def test_reading_ahead_takes_no_frame_that_is_in_use(autojump_clock):

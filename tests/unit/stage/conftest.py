@@ -1,6 +1,7 @@
 import pytest
 
 from vfs.stage.budget import StageBudget
+from vfs.stage.disk import Disk
 from vfs.stage.file import StagedFile
 from vfs.values import MIB
 
@@ -16,7 +17,7 @@ async def make_staged(tmp_path, budget):
     made = []
 
     def make(base_size=0):
-        staged = StagedFile(tmp_path / f"staged-{len(made)}", budget, base_size)
+        staged = StagedFile(tmp_path / f"staged-{len(made)}", budget, base_size, Disk())
         made.append(staged)
         return staged
 

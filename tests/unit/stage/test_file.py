@@ -10,6 +10,7 @@ import trio
 from vfs.errors import FullError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
+from vfs.stage.disk import Disk
 from vfs.stage.file import Frozen, LiveBody, StagedFile
 from vfs.values import KIB, MIB, Span
 
@@ -174,7 +175,7 @@ async def test_nothing_is_dropped_under_a_reader_or_a_commit(make_staged):
 
 async def test_a_write_that_does_not_fit_changes_nothing(make_staged, tmp_path):
     small = StageBudget(1000, wait_s=1)
-    staged = StagedFile(tmp_path / "small", small, 0)
+    staged = StagedFile(tmp_path / "small", small, 0, Disk())
     await put(staged, 0, b"a" * 900)
     with pytest.raises(FullError):
         await put(staged, 5000, b"b" * 1001)
