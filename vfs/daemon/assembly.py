@@ -47,7 +47,7 @@ START_S = 14.0
 
 TAKE_OVER_PAUSE_S = 0.5
 
-CACHE_SHARE = 1, 2
+CACHE_SHARE = 5, 8
 """Of `memory`: the rest is for parts in flight, requests and tables."""
 
 

@@ -20,10 +20,12 @@ from botocore.config import Config
 from botocore.credentials import Credentials as SdkCredentials
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 from botocore.loaders import Loader
+from botocore.parsers import ResponseParserFactory
 from urllib3.exceptions import InsecureRequestWarning
 
 from vfs.errors import AuthenticationError, ConfigError
 from vfs.store.backend.s3_errors import Doing, translate
+from vfs.store.backend.s3_shapes import parse_time
 from vfs.store.backend.s3_sign import Credentials
 from vfs.store.config import StoreConfig
 from vfs.store.wire import Endpoint
@@ -160,6 +162,8 @@ def open_link(url: str, options: StoreConfig) -> Link:
 def _open(address: S3Address, options: StoreConfig) -> Link:
     core = botocore.session.Session(profile=options.profile)
     core.register_component("data_loader", _descriptions())
+    parsers: ResponseParserFactory = core.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=parse_time)
     if options.credentials_file is not None:
         _check_file("credentials_file", options.credentials_file)
         core.set_config_variable("credentials_file", str(options.credentials_file))
