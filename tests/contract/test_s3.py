@@ -88,6 +88,24 @@ def leftovers(access: S3Access, bucket: str) -> list[str]:
     return [entry["Key"] for entry in found]
 
 
+async def test_what_an_earlier_probe_found_is_not_tried_again(monkeypatch):
+    async with moto().store(probe=False) as store:
+        found = await store.probe(write=True)
+    monkeypatch.setattr("vfs.store.backend.s3_probe.Trials", None)
+    async with moto().store(probe=False) as store:
+        assert await store.probe(write=True, known=found) == found
+        assert store.features == found
+
+
+async def test_a_bucket_that_keeps_versions_by_now_is_tried_again():
+    access = moto()
+    with access.bucket(versions=True) as bucket:
+        async with access.store(bucket=bucket, probe=False) as store:
+            found = await store.probe(write=True)
+            stale = dataclasses.replace(found, versions=False, write_if_version=False)
+            assert await store.probe(write=True, known=stale) == found
+
+
 @pytest.mark.rgw
 @pytest.mark.parametrize("versions", [False, True], ids=["plain bucket", "bucket with versions"])
 async def test_a_probe_leaves_no_object_no_version_and_no_upload(versions):

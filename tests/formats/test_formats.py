@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from vfs.daemon.known import FORMAT_VERSION, recall, remember
 from vfs.errors import CorruptError, MetadataError
 from vfs.runtime import read_record
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage
 from vfs.stage.records import RecordLog, read_log
+from vfs.store.base import Features
 from vfs.tree.sidecar import decode_entry, decode_sidecar, encode_sidecar
 
 V1 = Path(__file__).parent / "v1"
@@ -98,3 +100,36 @@ def test_a_stage_of_version_1_is_taken_over(tmp_path):
 def test_a_mount_record_of_version_1_is_read():
     record = read_record(V1 / "record.json")
     assert (record.mountpoint, record.pid) == ("/mnt/images", 4711)
+
+
+def test_what_version_1_knew_of_a_store_is_believed_for_seven_days():
+    probed_s = 1_764_000_000
+    found = recall(V1, clock=lambda: (probed_s + 7 * 86_400 - 1) * 10**9)
+    assert found is not None
+    assert found.write_if_absent
+    assert found.multipart
+    assert not found.write_if_version
+    assert found.quirks == {"unquoted-etags"}
+    assert recall(V1, clock=lambda: (probed_s + 7 * 86_400) * 10**9) is None
+    assert recall(V1, clock=lambda: (probed_s - 1) * 10**9) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"version": 1, "probed_s"', f'{{"version": {FORMAT_VERSION + 1}, "probed_s"'),
+        ('"features": {"version": 1', '"features": {"version": 2'),
+        ('"multipart": true', '"multipart": "perhaps"'),
+        ("}}", "}"),
+    ],
+)
+def test_knowledge_that_is_newer_or_damaged_is_none(tmp_path, old, new):
+    text = (V1 / "known.json").read_text()
+    assert old in text
+    (tmp_path / "known.json").write_text(text.replace(old, new))
+    assert recall(tmp_path, clock=lambda: 1_764_000_001 * 10**9) is None
+
+
+def test_knowledge_that_cannot_be_written_is_no_failure(tmp_path):
+    remember(tmp_path / "missing", Features())
+    assert recall(tmp_path / "missing") is None

@@ -17,6 +17,7 @@ from vfs.cache.fill import Fetcher, open_fetcher
 from vfs.cache.ram import RamCache
 from vfs.clock import wall_ns
 from vfs.config import Config, MountSpec
+from vfs.daemon.known import recall, remember
 from vfs.errors import BusyError, UnreachableError
 from vfs.file.committer import Committer, open_committer
 from vfs.fuse.session import device_of
@@ -26,7 +27,7 @@ from vfs.metrics import Metrics
 from vfs.runtime import is_alive, list_records, runtime_directory
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage, default_limit, stage_name
-from vfs.store.base import Store
+from vfs.store.base import Features, Store
 from vfs.store.open import open_store
 from vfs.tasks import open_tasks
 from vfs.tree.attributes import Defaults, effective
@@ -69,8 +70,12 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         store = await stack.enter_async_context(open_store(spec.url, config.store, metrics=metrics))
-        await _reach(store, spec.url, write=not config.tree.ro)
+        kept = config.stage.stage_dir / stage_name(spec.url)
+        known = None if config.tree.ro else recall(kept)
+        features = await _reach(store, spec.url, known, write=not config.tree.ro)
         stage = await _open_stage(spec, stack)
+        if not config.tree.ro and features != known:
+            remember(kept, features)
         yield await stack.enter_async_context(open_tree(store, stage, config, metrics))
 
 
@@ -147,13 +152,12 @@ def _make_context(
     )
 
 
-async def _reach(store: Store, url: str, *, write: bool) -> None:
-    with trio.move_on_after(START_S) as scope:
-        await store.probe(write=write)
-    if scope.cancelled_caught:
-        raise UnreachableError(
-            f"{url} has not answered for {START_S:g} s: check address, network and server"
-        )
+async def _reach(store: Store, url: str, known: Features | None, *, write: bool) -> Features:
+    with trio.move_on_after(START_S):
+        return await store.probe(write=write, known=known)
+    raise UnreachableError(
+        f"{url} has not answered for {START_S:g} s: check address, network and server"
+    )
 
 
 async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:

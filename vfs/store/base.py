@@ -205,10 +205,11 @@ class Store(ABC):
         """What this store can do: known by its kind, refined by `probe`."""
 
     @abstractmethod
-    async def probe(self, *, write: bool) -> Features:
+    async def probe(self, *, write: bool, known: Features | None = None) -> Features:
         """Reach the store, check that it can be listed and find out what it can do.
 
-        With `write`, tries conditions and range copy on objects below `.vfs/tmp/` and removes them.
+        With `write`, tries conditions and range copy on objects below `.vfs/tmp/` and removes them;
+        with `known`, what an earlier probe found, tries only what may have changed since.
         Errors: those of every call, with a message that tells an operator what to mend.
         """
 

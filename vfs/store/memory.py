@@ -157,7 +157,7 @@ class MemoryStore(Store):
         return self._features
 
     @override
-    async def probe(self, *, write: bool) -> Features:
+    async def probe(self, *, write: bool, known: Features | None = None) -> Features:
         await trio.lowlevel.checkpoint()
         return self._features
 

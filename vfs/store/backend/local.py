@@ -106,7 +106,7 @@ class LocalStore(Store):
         return self._features
 
     @override
-    async def probe(self, *, write: bool) -> Features:
+    async def probe(self, *, write: bool, known: Features | None = None) -> Features:
         self._features = await self._run(
             "probe", Key(""), self._threads.control, lambda: self._look(write=write)
         )

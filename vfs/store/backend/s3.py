@@ -79,8 +79,10 @@ class S3Store(Store):
         return self._features
 
     @override
-    async def probe(self, *, write: bool) -> Features:
-        found = await probe_bucket(self._requests, self._data, self._threads, write=write)
+    async def probe(self, *, write: bool, known: Features | None = None) -> Features:
+        found = await probe_bucket(
+            self._requests, self._data, self._threads, write=write, proved=known
+        )
         self._features = self._fitted(found)
         return self._features
 

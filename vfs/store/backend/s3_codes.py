@@ -64,7 +64,7 @@ CODES: Mapping[str, tuple[type[VfsError], str]] = {
     "KMS.NotFoundException": (ConfigError, "there is no such key as sse_kms_key"),
     "MetadataTooLarge": (MetadataError, "its metadata is larger than the service takes"),
     "MethodNotAllowed": (UnsupportedError, "the service does not offer this"),
-    "NoSuchBucket": (NotFoundError, "create it with `vfs mb`, or correct the URL"),
+    "NoSuchBucket": (NotFoundError, "create it, or correct the URL"),
     "NoSuchUpload": (NotFoundError, "the upload is gone: finished, aborted or expired"),
     "NotImplemented": (UnsupportedError, "the service does not offer this"),
     "ObjectLockedByBucketPolicy": (RetainedError, "a retention rule of the bucket forbids it"),

@@ -81,9 +81,17 @@ def known_features(endpoint: str) -> Features:
 
 
 async def probe_bucket(
-    requests: S3Requests, reader: Reader, threads: Threads, *, write: bool
+    requests: S3Requests,
+    reader: Reader,
+    threads: Threads,
+    *,
+    write: bool,
+    proved: Features | None = None,
 ) -> Features:
-    """Reach the bucket and find out what it does; see `Store.probe`."""
+    """Reach the bucket and find out what it does; see `Store.probe`.
+
+    Whether it keeps versions and retains objects may be changed at any time, so it is always asked.
+    """
     link = requests.link
     await _reach(link)
     versions, retains = await run_blocking(
@@ -92,6 +100,8 @@ async def probe_bucket(
     known = dataclasses.replace(known_features(link.endpoint), versions=versions)
     if not write:
         return known
+    if proved is not None and proved.versions == versions and proved.multipart and not retains:
+        return proved
     trials = Trials(requests, Key(f".vfs/tmp/probe-{secrets.token_hex(8)}/"))
     if retains or not await run_blocking(threads.control, trials.may_remove):
         multipart = await run_blocking(threads.control, trials.multipart_leaves_nothing)

@@ -56,8 +56,10 @@ class WrappedStore(Store):
         return self._inner.features
 
     @override
-    async def probe(self, *, write: bool) -> Features:
-        return await self.around(Call("probe", Key("")), lambda: self._inner.probe(write=write))
+    async def probe(self, *, write: bool, known: Features | None = None) -> Features:
+        return await self.around(
+            Call("probe", Key("")), lambda: self._inner.probe(write=write, known=known)
+        )
 
     @override
     async def head(self, key: Key) -> ObjectInfo:
