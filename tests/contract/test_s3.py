@@ -156,7 +156,7 @@ async def test_encryption_that_the_server_confirms_is_accepted():
 @pytest.mark.parametrize("write", [False, True], ids=["read only", "writable"])
 async def test_a_missing_bucket_names_the_remedy(write):
     async with rgw().store(bucket="vfs-no-such-bucket", probe=False) as store:
-        with pytest.raises(NotFoundError, match="vfs mb") as caught:
+        with pytest.raises(NotFoundError, match="create it, or correct the URL") as caught:
             await store.probe(write=write)
     assert caught.value.key == ""
 

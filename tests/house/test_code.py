@@ -1,9 +1,12 @@
 """House rules of the code that the linters do not know."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from vfs.cli.main import LATER
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(ROOT.joinpath("vfs").rglob("*.py"))
@@ -39,3 +42,14 @@ def test_only_the_command_line_prints():
         and node.func.id == "print"
     ]
     assert printing == []
+
+
+def test_no_text_recommends_a_command_of_a_later_version():
+    later = re.compile(rf"\bvfs ({'|'.join(LATER)})\b")
+    found = [
+        f"{name(path)}:{number}: {line.strip()}"
+        for path in [*MODULES, ROOT / "README.md"]
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if later.search(line)
+    ]
+    assert found == []

@@ -33,10 +33,10 @@ def client_error(code, status, headers=None, **said):
     [
         ("NoSuchKey", 404, errors.NotFoundError, ""),
         ("404", 404, errors.NotFoundError, ""),
-        ("NoSuchBucket", 404, errors.NotFoundError, "vfs mb"),
+        ("NoSuchBucket", 404, errors.NotFoundError, "create it"),
         ("NoSuchUpload", 404, errors.NotFoundError, "gone"),
-        ("AccessDenied", 403, errors.DeniedError, "credentials"),
-        ("403", 403, errors.DeniedError, "credentials"),
+        ("AccessDenied", 403, errors.DeniedError, "policies"),
+        ("403", 403, errors.DeniedError, "policies"),
         ("InvalidAccessKeyId", 403, errors.AuthenticationError, "access key"),
         ("SignatureDoesNotMatch", 403, errors.AuthenticationError, "secret key"),
         ("ExpiredToken", 400, errors.AuthenticationError, "renew"),

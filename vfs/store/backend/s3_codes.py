@@ -30,10 +30,11 @@ from vfs.errors import (
 
 RETYPE = "check the access key and the secret key"
 RENEW = "renew the credentials"
+POLICY = "the credentials do not allow it: check the policies of user and bucket"
 AGAIN = "the service asks to try again"
 
 CODES: Mapping[str, tuple[type[VfsError], str]] = {
-    "AccessDenied": (DeniedError, "the credentials do not allow it; see `vfs doctor`"),
+    "AccessDenied": (DeniedError, POLICY),
     "AccountProblem": (DeniedError, "the account is suspended or unpaid"),
     "AllAccessDisabled": (DeniedError, "the bucket's owner has turned access off"),
     "BadDigest": (TransientError, "the data was damaged on its way"),
@@ -104,7 +105,7 @@ CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 STATUSES: Mapping[int, tuple[type[VfsError], str]] = {
     400: (InvalidError, "the service finds the request wrong; check region and credentials"),
     401: (AuthenticationError, RETYPE),
-    403: (DeniedError, "the credentials do not allow it; see `vfs doctor`"),
+    403: (DeniedError, POLICY),
     405: (UnsupportedError, "the service does not offer this"),
     408: (UnreachableError, AGAIN),
     409: (TransientError, "a conflicting operation is under way"),
