@@ -2,16 +2,25 @@
 
 import contextlib
 import dataclasses
+import ssl
 
 import pytest
 import trio
 
-from tests.faults.wire.scripted import Say, partial, scripted
+from tests.faults.wire.scripted import (
+    Close,
+    Say,
+    Shake,
+    make_certificate,
+    partial,
+    scripted,
+)
 from tests.support.moto_server import moto
 from tests.support.rgw import rgw
 from tests.support.s3_access import S3Access
 from vfs.errors import (
     AuthenticationError,
+    ConfigError,
     DeniedError,
     NotFoundError,
     StaleError,
@@ -159,6 +168,24 @@ async def test_a_missing_bucket_names_the_remedy(write):
         with pytest.raises(NotFoundError, match="create it, or correct the URL") as caught:
             await store.probe(write=write)
     assert caught.value.key == ""
+
+
+PAGE = b"HTTP/1.0 400 Bad Request\r\n\r\nThis port speaks HTTPS."
+
+
+# After a page the SDK asks for the bucket's region, in case it was that.
+@pytest.mark.parametrize(
+    "answers", [[[Say(PAGE), Close()]] * 2, [[Close()]]], ids=["a page", "silence"]
+)
+async def test_a_server_that_speaks_tls_says_so_when_it_is_asked(answers, tmp_path):
+    certificate = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with scripted(*answers, [Shake(tls)]) as server:
+        access = S3Access(f"http://127.0.0.1:{server.port}", "an-access-key", "a-secret-key")
+        async with access.store(bucket="bucket", probe=False) as store:
+            with pytest.raises(ConfigError, match=r"speaks TLS: write s3\+https://"):
+                await store.head(KEY)
 
 
 @pytest.mark.rgw

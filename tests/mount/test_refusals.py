@@ -140,6 +140,41 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(bucket):
     assert "ca_bundle" in line
 
 
+def also_refused_by_ls(mount: Mount, url: str, *, code: int, says: str, options: str) -> None:
+    done = mount.run(VFS, "ls", "-o", options, url, timeout=LIMIT_S, check=False)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines), done.stdout) == (code, 1, ""), done.stderr
+    assert says in lines[0]
+
+
+@pytest.mark.rgw
+def test_a_certificate_for_another_name_is_refused(bucket):
+    secure = rgw(tls=True)
+    # Another way to write 127.0.0.1, which no certificate names.
+    url = secure.url(bucket.store.name).replace("localhost", "127.1")
+    options = f"ca_bundle={secure.ca}"
+    case = {"code": DENIED, "says": "write a name that it has in the URL"}
+    line = refused(bucket, url, bucket.path, options=(options,), **case)
+    assert "the certificate of s3+https://127.1" in line
+    also_refused_by_ls(bucket, url, options=options, **case)
+
+
+@pytest.mark.rgw
+def test_a_server_that_does_not_speak_tls_is_told_from_one_that_is_down(bucket):
+    url = bucket.url.replace("s3+http:", "s3+https:")
+    case = {"code": USAGE, "says": "does not speak TLS: write s3+http:// in the URL"}
+    refused(bucket, url, bucket.path, **case)
+    also_refused_by_ls(bucket, url, options="tls_verify=no", **case)
+
+
+@pytest.mark.rgw
+def test_a_server_that_speaks_tls_is_told_from_one_that_is_down(bucket):
+    url = rgw(tls=True).url(bucket.store.name).replace("s3+https:", "s3+http:")
+    case = {"code": USAGE, "says": "speaks TLS: write s3+https:// in the URL"}
+    refused(bucket, url, bucket.path, **case)
+    also_refused_by_ls(bucket, url, options="max_retries=3", **case)
+
+
 @pytest.mark.rgw
 def test_a_certificate_that_is_vouched_for_is_accepted(bucket):
     secure = rgw(tls=True)

@@ -41,7 +41,14 @@ class Add:
     data: bytes
 
 
-Step = Say | Close | Reset | Hang | Add
+@dataclass(frozen=True)
+class Shake:
+    """Shake hands, and end there."""
+
+    tls: ssl.SSLContext
+
+
+Step = Say | Close | Reset | Hang | Add | Shake
 
 
 class ScriptedServer:
@@ -97,6 +104,9 @@ class ScriptedServer:
                 case Reset():
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     sock.close()
+                    return
+                case Shake(tls):
+                    tls.wrap_socket(sock, server_side=True).close()
                     return
                 case Hang():
                     while sock.recv(4096):

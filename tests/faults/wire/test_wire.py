@@ -19,6 +19,7 @@ from tests.faults.wire.scripted import (
 )
 from vfs.errors import (
     AuthenticationError,
+    ConfigError,
     CorruptError,
     DeniedError,
     StaleError,
@@ -27,6 +28,7 @@ from vfs.errors import (
 )
 from vfs.store.wire import Endpoint, Exchange, RangeRequest, Refusal, WireClient
 from vfs.store.wire.answer import range_field
+from vfs.store.wire.tls import speaks_tls
 from vfs.values import Span
 
 BODY = bytes(range(256)) * 256
@@ -324,15 +326,17 @@ def test_tls_with_an_unknown_authority_names_the_remedy(authority):
         reader.read()
 
 
-def test_tls_for_another_host_is_not_trusted(authority):
+def test_tls_for_another_host_names_both_names_and_the_remedy(authority):
     trusting = ssl.create_default_context(cafile=authority)
     with (
         reading(
             [Hang()], host="127.0.0.1", tls=trusting, server_tls=server_side(authority)
         ) as reader,
-        pytest.raises(AuthenticationError, match="not trusted"),
+        pytest.raises(AuthenticationError, match=r"for another name.*127\.0\.0\.1") as caught,
     ):
         reader.read()
+    assert "in the URL" in caught.value.message
+    assert "ca_bundle" not in caught.value.message
 
 
 def test_tls_stall_is_unreachable(authority):
@@ -365,11 +369,29 @@ def test_tls_interruption_ends_a_read_that_waits(authority):
         timer.join()
 
 
-def test_plain_http_spoken_to_a_tls_client_is_unreachable(authority):
+def test_a_server_without_tls_is_told_from_one_that_is_down(authority):
     trusting = ssl.create_default_context(cafile=authority)
     script = [Add(b"HTTP/1.1 400 Bad\r\n\r\n")]
     with (
         reading(script, tls=trusting) as reader,
-        pytest.raises(UnreachableError, match="cannot connect"),
+        pytest.raises(ConfigError, match=r"does not speak TLS: write s3\+http://"),
     ):
         reader.read()
+
+
+def test_a_server_that_hangs_up_on_a_handshake_is_unreachable(authority):
+    trusting = ssl.create_default_context(cafile=authority)
+    with (
+        reading([Reset()], tls=trusting) as reader,
+        pytest.raises(UnreachableError, match=r"cannot connect|TLS connection"),
+    ):
+        reader.read()
+
+
+def test_whether_a_server_speaks_tls_is_asked_of_it(authority):
+    with scripted([Hang()], tls=server_side(authority)) as server:
+        assert speaks_tls("127.0.0.1", server.port)
+    with scripted([Add(b"HTTP/1.1 400 Bad\r\n\r\n")]) as server:
+        assert not speaks_tls("127.0.0.1", server.port)
+    assert not speaks_tls("127.0.0.1", server.port)  # nobody listens any more
+    assert not speaks_tls("", 80)

@@ -5,6 +5,7 @@ import ssl
 import botocore.exceptions as sdk
 import pytest
 import urllib3.exceptions
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from vfs import errors
 from vfs.store.backend.s3_codes import CODES, STATUSES
@@ -12,6 +13,7 @@ from vfs.store.backend.s3_errors import (
     Doing,
     Fault,
     fault_of_refusal,
+    meant_for_tls,
     translate,
     translate_fault,
 )
@@ -116,13 +118,51 @@ def test_an_error_body_that_says_nothing_leaves_the_status(body):
     assert fault_of_refusal(503, {}, body) == Fault(503)
 
 
-def test_an_untrusted_certificate_names_the_remedy():
-    cause = ssl.SSLCertVerificationError(1, "self-signed certificate")
-    cause.verify_message = "self-signed certificate"
+def refused_certificate(code, why):
+    cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    cause.reason, cause.verify_code, cause.verify_message = "CERTIFICATE_VERIFY_FAILED", code, why
+    return cause
+
+
+def broken_handshake(reason):
+    cause = ssl.SSLError(1, reason)
+    cause.reason = reason
+    return cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "says"),
+    [
+        (refused_certificate(18, "self-signed certificate"), errors.AuthenticationError,
+         ["not trusted (self-signed certificate)", "set ca_bundle"]),
+        (refused_certificate(62, "Hostname mismatch"), errors.AuthenticationError,
+         ["certificate", "for another name", "in the URL"]),
+        (CertificateError("hostname 'h' doesn't match 'g'"), errors.AuthenticationError,
+         ["certificate", "hostname 'h' doesn't match 'g'", "in the URL"]),
+        (refused_certificate(10, "certificate has expired"), errors.AuthenticationError,
+         ["certificate has expired", "renew it", "clock"]),
+        (broken_handshake("WRONG_VERSION_NUMBER"), errors.ConfigError,
+         ["does not speak TLS", "write s3+http:// in the URL"]),
+        (broken_handshake("UNEXPECTED_EOF_WHILE_READING"), errors.UnreachableError,
+         ["UNEXPECTED_EOF_WHILE_READING", "check the endpoint"]),
+    ],
+)  # fmt: skip
+def test_tls_that_fails_names_the_cause_and_the_remedy(cause, kind, says):
     error = sdk.SSLError(endpoint_url="https://h", error=urllib3.exceptions.SSLError(cause))
     found = translate(error, HEAD)
-    assert type(found) is errors.AuthenticationError
-    assert "ca_bundle" in found.message
+    assert type(found) is kind
+    assert [word for word in says if word not in found.message] == []
+    assert HEAD.store in found.message
+
+
+def test_a_connection_that_breaks_off_is_no_matter_of_tls_where_nobody_speaks_it():
+    closed = sdk.ConnectionClosedError(endpoint_url="http://127.0.0.1:1/bucket")
+    assert meant_for_tls(closed, HEAD) is None
+    encrypted = sdk.ConnectionClosedError(endpoint_url="https://127.0.0.1:1/bucket")
+    assert meant_for_tls(encrypted, HEAD) is None
+    plain = Doing("head", "k", "s3+http://127.0.0.1:1/bucket")
+    assert meant_for_tls(client_error("400", 400), plain) is None
+    assert meant_for_tls(client_error("NoSuchKey", 404), plain) is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import botocore.exceptions as sdk
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from vfs.errors import (
     AuthenticationError,
@@ -35,7 +37,7 @@ from vfs.store.backend.s3_codes import (
     STATUSES,
     WRONG_REGION,
 )
-from vfs.store.wire.dial import untrusted
+from vfs.store.wire.tls import handshake_failed, needs_tls, other_name, speaks_tls
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -190,8 +192,10 @@ def translate(error: Exception, doing: Doing) -> VfsError | None:
     if isinstance(error, sdk.ClientError):
         return translate_fault(fault_of_client_error(error), doing)
     for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return untrusted(doing.store, cause.verify_message)
+        if isinstance(cause, ssl.SSLError):
+            return handshake_failed(doing.store, cause)
+        if isinstance(cause, CertificateError):
+            return other_name(doing.store, str(cause))
     for kind, becomes, why in _SDK_ERRORS:
         if isinstance(error, kind):
             return becomes(
@@ -202,6 +206,24 @@ def translate(error: Exception, doing: Doing) -> VfsError | None:
                 detail=" ".join(str(error).split())[:300],
             )
     return None
+
+
+def meant_for_tls(error: Exception, doing: Doing) -> VfsError | None:
+    """Say so when plain HTTP was sent to a server that speaks TLS.
+
+    Such servers hang up, send a TLS alert or complain in a page of their own: only a handshake
+    tells. Blocking; asked when nothing else explains the answer.
+    """
+    url = ""
+    if isinstance(error, sdk.ConnectionClosedError):
+        carried: Mapping[str, object] = error.kwargs
+        url = str(carried.get("endpoint_url", ""))
+    elif isinstance(error, sdk.ClientError) and fault_of_client_error(error).code == "400":
+        url = doing.store.removeprefix("s3+")  # a status alone: the page was not one of S3
+    place = urlsplit(url)
+    if place.scheme != "http" or not speaks_tls(place.hostname or "", place.port or 80):
+        return None
+    return needs_tls(doing.store)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -5,6 +5,7 @@ in its format, and are asked for at every request, so that those which expire ar
 """
 
 import functools
+import logging
 import re
 import ssl
 import urllib.request
@@ -172,6 +173,8 @@ def _open(address: S3Address, options: StoreConfig) -> Link:
     credentials = session.get_credentials()
     if not options.tls_verify:  # chosen by the user, who need not hear of it at each connection
         warnings.filterwarnings("ignore", category=InsecureRequestWarning)
+    # It logs a certificate for another name and raises it, too; our error says so already.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     if credentials is None:
         raise AuthenticationError(
             f"no credentials for {address.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from vfs.errors import CorruptError
 from vfs.store.backend.s3_body import BodyFile
-from vfs.store.backend.s3_errors import Doing, translate
+from vfs.store.backend.s3_errors import Doing, meant_for_tls, translate
 from vfs.store.backend.s3_keys import Keys, encode_metadata, etag_of, version_of
 from vfs.store.backend.s3_open import Link
 from vfs.store.backend.s3_shapes import (
@@ -65,7 +65,7 @@ def translated(doing: Doing) -> Generator[None]:
         known = translate(error, doing)
         if known is None:
             raise
-        raise known from error
+        raise meant_for_tls(error, doing) or known from error
 
 
 class S3Requests:

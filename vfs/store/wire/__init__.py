@@ -8,6 +8,7 @@ but the right answer to them.
     head.py        parse a response head, strictly; undo a chunked error page
     answer.py      decide: is this answer what was asked for?
     dial.py        connect, with TLS and time-outs; be interrupted from another thread
+    tls.py         what a failed handshake means, and what to do about it
     connection.py  one connection: send a request, receive its answer
     client.py      keeps idle connections, retries one that had been closed
 """

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from vfs.errors import AuthenticationError, UnreachableError
+from vfs.errors import UnreachableError, VfsError
+from vfs.store.wire.tls import handshake_failed
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -70,7 +71,8 @@ def _shut(sock: socket.socket) -> None:
 def dial(endpoint: Endpoint, exchange: Exchange) -> socket.socket:
     """Connect a socket, with TLS where the endpoint has it.
 
-    Errors: UnreachableError; AuthenticationError for a certificate that is not trusted.
+    Errors: UnreachableError; AuthenticationError for a certificate that is not trusted;
+    ConfigError for a server that does not speak TLS.
     """
     try:
         addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
@@ -134,21 +136,11 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("ll", micros // 1_000_000, micros % 1_000_000)
 
 
-def _connect_failed(
-    endpoint: Endpoint, error: OSError | None
-) -> UnreachableError | AuthenticationError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return untrusted(str(endpoint), error.verify_message)
+def _connect_failed(endpoint: Endpoint, error: OSError | None) -> VfsError:
+    if isinstance(error, ssl.SSLError):
+        return handshake_failed(str(endpoint), error)
     why = _reason(error) if error is not None else "it has no address"
     return UnreachableError(f"cannot connect to {endpoint}: {why}; check the endpoint and network")
-
-
-def untrusted(server: str, why: str) -> AuthenticationError:
-    """Say that the certificate of a server is not trusted, and what to do."""
-    return AuthenticationError(
-        f"the certificate of {server} is not trusted ({why}): set ca_bundle to the file of its"
-        " authority (tls_verify=false turns the check off)",
-    )
 
 
 def _reason(error: Exception) -> str:
