@@ -92,7 +92,6 @@ async def test_many_changes_are_one_upload(store, tmp_path):
 
 
 @pytest.mark.promise("S-attr-4")
-@pytest.mark.promise("S-attr-4")
 async def test_two_mounts_merge_their_changes(backend, tmp_path):
     async with shell_on(backend, tmp_path / "0") as shell:
         for name in "abc":
@@ -220,7 +219,6 @@ async def test_attributes_can_be_off(store, tmp_path):
 
 
 @pytest.mark.promise("S-attr-2")
-@pytest.mark.promise("S-attr-2")
 async def test_a_file_rewritten_by_another_tool_keeps_permissions_and_loses_the_rest(
     store, tmp_path
 ):
@@ -235,7 +233,6 @@ async def test_a_file_rewritten_by_another_tool_keeps_permissions_and_loses_the_
         assert await shell.read("a") == b"theirs"
 
 
-@pytest.mark.promise("S-attr-3")
 @pytest.mark.promise("S-attr-3")
 async def test_objects_of_other_tools_get_the_defaults(store, tmp_path):
     await put(store, "dir/file", b"x")

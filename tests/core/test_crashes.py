@@ -66,7 +66,6 @@ def size(request, monkeypatch):
 
 
 @pytest.mark.promise("S-name-3")
-@pytest.mark.promise("S-name-3")
 async def test_rename_of_a_file(every_crash, size):
     content = b"a" * size
 
@@ -189,7 +188,6 @@ async def test_a_name_made_anew_after_an_open_file_was_unlinked(every_crash):
     await every_crash(prepare, scenario, check)
 
 
-@pytest.mark.promise("S-name-5")
 @pytest.mark.promise("S-name-5")
 async def test_rename_of_a_directory(every_crash):
     async def prepare(shell):

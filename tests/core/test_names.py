@@ -60,7 +60,6 @@ async def test_an_unlinked_file_is_gone_at_once_and_from_the_store(store, tmp_pa
 
 
 @pytest.mark.promise("S-name-2")
-@pytest.mark.promise("S-name-2")
 async def test_an_open_file_outlives_its_name(store, tmp_path):
     data = os.urandom(3 * MIB)
     await put(store, "a", data)
@@ -128,7 +127,6 @@ async def test_a_name_made_and_unlinked_again_stays_gone(store, tmp_path):
         assert not await shell.exists("a")
 
 
-@pytest.mark.promise("S-name-2")
 @pytest.mark.promise("S-name-2")
 async def test_a_commit_that_ends_late_never_brings_a_name_back(store, tmp_path):
     async with shell_on(store, tmp_path) as shell, trio.open_nursery() as nursery:
@@ -220,7 +218,6 @@ async def test_a_renamed_file_keeps_content_and_attributes(store, tmp_path, size
 
 
 @pytest.mark.promise("S-name-3")
-@pytest.mark.promise("S-name-3")
 async def test_a_rename_over_a_file_replaces_it(store, tmp_path, size):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"a" * size)
@@ -251,7 +248,6 @@ async def test_what_is_replaced_while_open_never_shows_the_new_content(store, tm
     assert await keys(store) == ["b"]
 
 
-@pytest.mark.promise("S-name-6")
 @pytest.mark.promise("S-name-6")
 async def test_a_dirty_file_is_renamed_and_stored_under_its_new_name(store, tmp_path):
     base = os.urandom(20 * MIB)
@@ -421,7 +417,6 @@ async def test_a_rename_that_fails_changes_nothing(store, tmp_path, virtual_time
 
 
 @pytest.mark.promise("S-name-4")
-@pytest.mark.promise("S-name-4")
 async def test_noreplace_refuses_an_existing_name(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.write("a", b"a")
@@ -480,7 +475,6 @@ async def check_tree(shell, top):
 
 
 @pytest.mark.promise("S-name-5")
-@pytest.mark.promise("S-name-5")
 async def test_a_renamed_directory_takes_all_with_it(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await make_tree(shell)
@@ -494,6 +488,35 @@ async def test_a_renamed_directory_takes_all_with_it(store, tmp_path):
     assert not [key for key in await keys(store, own=True) if key.startswith(("d", "e"))]
     async with shell_on(store, tmp_path / "other") as shell:
         await check_tree(shell, "x/f")
+
+
+async def test_a_directory_rename_that_fails_halfway_loses_nothing_and_is_not_finished_later(
+    store, tmp_path, expect_log
+):
+    if store.features.move:
+        store.fail("move", TransientError("down"))
+    else:
+        expect_log("renamed to 'e' only in part")
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        for number in range(20):
+            await shell.write(f"d/{number}", bytes([number]), mode=0o600 + number % 8)
+        if not store.features.move:
+            store.fail("copy", TransientError("down"), key="e/7", times=99)
+        with pytest.raises(TransientError):
+            await shell.rename("d", "e")
+        moved = set(await shell.ls("e")) if await shell.exists("e") else set()
+        kept = set(await shell.ls("d"))
+        assert moved | kept == {str(number) for number in range(20)}
+        assert not moved & kept
+        await shell.write("d/7", b"since")
+    async with shell_on(store, tmp_path) as shell:
+        assert set(await shell.ls("d")) == kept
+        assert await shell.read("d/7") == b"since"
+        for number in {str(number) for number in range(20)} - {"7"}:
+            path = f"e/{number}" if number in moved else f"d/{number}"
+            assert await shell.read(path) == bytes([int(number)])
+            assert await shell.mode(path) & 0o777 == 0o600 + int(number) % 8
 
 
 async def test_a_directory_is_renamed_with_files_open_and_dirty(store, tmp_path):
@@ -559,7 +582,6 @@ async def test_a_directory_replaces_an_empty_one_only(store, tmp_path):
 
 
 @pytest.mark.promise("S-name-8")
-@pytest.mark.promise("S-name-8")
 async def test_a_directory_must_be_empty_to_go(store, tmp_path):
     async with shell_on(store, tmp_path, TTL) as shell:
         await shell.mkdir("d")
@@ -593,7 +615,6 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
         assert await get(store, "d/a") == b"theirs"
 
 
-@pytest.mark.promise("S-name-7")
 @pytest.mark.promise("S-name-7")
 async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(store, tmp_path):
     await put(store, "d/a", b"x")

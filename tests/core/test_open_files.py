@@ -26,7 +26,6 @@ async def test_what_is_closed_is_an_object(store, tmp_path):
 
 
 @pytest.mark.promise("S-write-3")
-@pytest.mark.promise("S-write-3")
 async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.write("a", b"hello")
@@ -39,7 +38,6 @@ async def test_a_flush_with_nothing_dirty_costs_no_request(store, tmp_path):
         assert store.calls == []
 
 
-@pytest.mark.promise("S-name-1")
 @pytest.mark.promise("S-name-1")
 async def test_a_new_empty_file_becomes_an_object_at_its_first_flush(store, tmp_path):
     seen = []
@@ -134,7 +132,6 @@ async def test_a_file_truncated_and_extended_reads_zeros(store, tmp_path):
 
 
 @pytest.mark.promise("S-write-13")
-@pytest.mark.promise("S-write-13")
 async def test_a_size_that_no_object_can_have_is_refused_at_once(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         fd = await shell.create("a")
@@ -153,7 +150,6 @@ async def test_an_empty_write_changes_nothing(store, tmp_path):
         await shell.close(fd)
 
 
-@pytest.mark.promise("S-write-8")
 @pytest.mark.promise("S-write-8")
 async def test_a_delta_uploads_only_the_parts_that_changed(store, tmp_path):
     size = 64 * MIB
@@ -271,7 +267,6 @@ async def test_writes_during_a_commit_are_the_next_version(store, tmp_path):
         assert await get(store, "a") == b"TWO" + b"one" * 999 + bytes(2000) + b"end"
 
 
-@pytest.mark.promise("S-write-4")
 @pytest.mark.promise("S-write-4")
 async def test_a_commit_holds_one_moment_of_the_file_whatever_is_written_meanwhile(store, tmp_path):
     """Clean bytes of a part, not fetched yet, are overwritten while the commit runs."""
@@ -420,7 +415,6 @@ async def test_a_lost_reply_to_a_delta_is_no_conflict(store, tmp_path, virtual_t
 
 
 @pytest.mark.promise("S-write-9")
-@pytest.mark.promise("S-write-9")
 async def test_a_full_stage_makes_the_writer_wait_for_uploads(store, tmp_path, virtual_time):
     data = os.urandom(40 * MIB)
     async with shell_on(store, tmp_path, stage_bytes=12 * MIB) as shell:
@@ -449,7 +443,6 @@ async def test_many_files_share_a_small_stage(store, tmp_path, virtual_time):
         assert await get(store, f"f{number}") == b"".join(bytes([at]) * MIB for at in range(6))
 
 
-@pytest.mark.promise("S-write-9")
 @pytest.mark.promise("S-write-9")
 async def test_a_full_stage_that_does_not_drain_is_enospc(
     store, tmp_path, virtual_time, expect_log
@@ -553,7 +546,6 @@ async def test_an_upload_that_was_aborted_behind_our_back_is_begun_anew(store, t
     assert await get(store, "a") == data
 
 
-@pytest.mark.promise("S-mount-6")
 @pytest.mark.promise("S-mount-6")
 async def test_an_unexpected_fault_of_ours_ends_no_mount(store, tmp_path, virtual_time, expect_log):
     expect_log("failed unexpectedly")

@@ -10,7 +10,7 @@ import trio
 
 from vfs.config import load_config
 from vfs.daemon.assembly import Mount, open_tree
-from vfs.errors import NotFoundError, WrongKindError
+from vfs.errors import NotFoundError, StaleError, WrongKindError
 from vfs.file.handles import Handle
 from vfs.metrics import Metrics
 from vfs.stage.budget import StageBudget
@@ -97,7 +97,13 @@ class Shell:
         return (await made)[1]
 
     async def open(self, path: str, flags: int = RDWR) -> HandleId:
-        return await self.fs.files.open(await self.node(path), flags)
+        """Open as the kernel does: what is stale is looked up once more, and so is told anew."""
+        try:
+            return await self.fs.files.open(await self.node(path), flags)
+        except StaleError:
+            node = await self.node(path)
+            node.renewed = False
+            return await self.fs.files.open(node, flags)
 
     def handle(self, fd: HandleId) -> Handle[Node]:
         return self.fs.files.handles.get(fd)

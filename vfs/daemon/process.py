@@ -85,7 +85,7 @@ class _Daemon:
         options = session.mount_options(
             config.mount, self._spec.url, self._spec.kernel_options, read_only=config.tree.ro
         )
-        operations = Operations(self._mount.fs, config.tree.metadata_ttl)
+        operations = Operations(self._mount.fs)
         directory = runtime_directory()
         make_runtime_directory(directory)
         # All before mounting: from then on this thread must not touch the mount point, not even to

@@ -17,6 +17,8 @@ from vfs.tree.node import Node
 
 log = logging.getLogger(__name__)
 
+_TOLD = {errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT}
+
 BLOCK_BYTES = 512
 """Unit of st_blocks (stat(2))."""
 PREFERRED_IO_BYTES = 128 << 10
@@ -31,7 +33,9 @@ async def reply(operation: str) -> AsyncGenerator[None]:
     try:
         yield
     except VfsError as error:
-        if error.errno in (errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT):
+        # The kernel looks up again what is stale when it is opened: nobody else hears of it.
+        hidden = error.errno == errno.ESTALE and operation == "open"
+        if error.errno in _TOLD and not hidden:
             log.warning("%s %r: %s", operation, error.key, error.message)
         else:
             log.debug("%s %r: %s", operation, error.key, error.message)
@@ -43,14 +47,14 @@ async def reply(operation: str) -> AsyncGenerator[None]:
         raise pyfuse3.FUSEError(errno.EIO) from error
 
 
-def entry_attributes(node: Node, ttl_s: float) -> pyfuse3.EntryAttributes:
-    """Return what the kernel is told about a node."""
+def entry_attributes(node: Node, name_s: float, attributes_s: float) -> pyfuse3.EntryAttributes:
+    """Return what the kernel is told about a node, and for how many seconds it may believe it."""
     attributes = node.attributes
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(node.inode)
     entry.generation = 0
-    entry.entry_timeout = ttl_s
-    entry.attr_timeout = ttl_s
+    entry.entry_timeout = name_s
+    entry.attr_timeout = attributes_s
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
     entry.st_nlink = 0 if node.detached else (2 if node.is_directory else 1)
     entry.st_uid = attributes.uid

@@ -33,20 +33,27 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, fs: FileSystem, ttl_s: float) -> None:
+    def __init__(self, fs: FileSystem) -> None:
         super().__init__()
         self._fs = fs
-        self._ttl_s = ttl_s
 
     def _node(self, inode: InodeT) -> Node:
         return self._fs.context.inodes.get(Inode(inode))
 
     def _entry(self, node: Node) -> EntryAttributes:
-        return entry_attributes(node, self._ttl_s)
+        listings = self._fs.context.listings
+        name_s = listings.valid_s(node)
+        # What is open keeps its version, whatever becomes of the name.
+        is_open = node.content is not None and node.content.handles > 0
+        return entry_attributes(node, name_s, listings.ttl_s if is_open else name_s)
+
+    def _told(self, node: Node) -> EntryAttributes:
+        node.renewed = False
+        return self._entry(node)
 
     def _found(self, node: Node) -> EntryAttributes:
         node.lookups += 1  # the kernel counts this answer too and forgets it one day
-        return self._entry(node)
+        return self._told(node)
 
     @override
     async def lookup(
@@ -64,7 +71,7 @@ class Operations(pyfuse3.Operations):
     @override
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         async with reply("getattr"):
-            return self._entry(await self._fs.metadata.get(self._node(inode)))
+            return self._told(await self._fs.metadata.get(self._node(inode)))
 
     @override
     async def setattr(
@@ -79,7 +86,7 @@ class Operations(pyfuse3.Operations):
             node = self._node(inode)
             change = attribute_change(fields, attr)
             await self._fs.metadata.set(node, change, has_handle=fh is not None)
-            return self._entry(node)
+            return self._told(node)
 
     @override
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:

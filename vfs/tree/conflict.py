@@ -44,8 +44,7 @@ class Conflicts:
         node.detach()
         directory = directory_of(parent)
         directory.changes.pop(name, None)
-        directory.entries = None
-        directory.listed_s = float("-inf")
+        directory.forget_listing()
         self.active += 1
         self._nursery.start_soon(self._keep, content, node)
 

@@ -64,12 +64,21 @@ class Files:
         return handle
 
     async def _revalidate(self, node: Node) -> None:
-        """Make sure that what is opened is what the name means now (close-to-open)."""
-        if node.detached or node.parent is None or node.content is not None:
-            return
-        found = await self._context.listings.find(node.parent, node.name)
-        if found is not node:
-            raise StaleError("another host has replaced the file", key=node.key)
+        """Make sure that what is opened is what the name means now (close-to-open).
+
+        StaleError makes the kernel look the name up again, and the program never hears of it.
+        """
+        content = node.content
+        if node.parent is None or (content is not None and content.discarded):
+            return  # unlinked here: only /proc/PID/fd still leads to it
+        if not node.detached:
+            if content is not None and content.needs_commit:
+                return
+            found = await self._context.listings.find(node.parent, node.name)
+            # The kernel must have the size of a new version before it lets anybody read or append.
+            if found is node and not node.renewed:
+                return
+        raise StaleError("another host has replaced the file", key=node.key)
 
     def _open(self, node: Node, flags: int) -> HandleId:
         access = flags & os.O_ACCMODE

@@ -55,6 +55,20 @@ class Listings:
             return False, None
         return True, change.node
 
+    def valid_s(self, node: Node) -> float:
+        """Return for how long the kernel may believe that a name is this node.
+
+        What is not known anew each time counts from when the store was asked: never more than
+        `metadata_ttl` in all.
+        """
+        if node.parent is None or node.detached or self._is_dirty(node):
+            return self.ttl_s
+        change = directory_of(node.parent).changes.get(node.name)
+        if change is not None and change.pending:
+            return self.ttl_s
+        since_s = node.checked_s if change is None else max(node.checked_s, change.at_s)
+        return min(max(self.ttl_s - (trio.current_time() - since_s), 0.0), self.ttl_s)
+
     async def find(self, parent: Node, name: str, *, max_age_s: float | None = None) -> Node | None:
         """Return the node of a name, made or brought up to date; None when there is no such name.
 
@@ -190,6 +204,7 @@ class Listings:
                 node.file = entry.file
                 node.content = None
                 node.attributes = attributes
+                node.renewed = True
                 return node
         return self._inodes.add(parent, entry.name, attributes, entry.file)
 

@@ -65,6 +65,11 @@ class Directory:
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
+    def forget_listing(self) -> None:
+        """Let the next look-up ask the store."""
+        self.entries = None
+        self.listed_s = float("-inf")
+
     def note(self, name: str, node: "Node | None", *, pending: bool) -> None:
         """Record our own change of a name."""
         self.changes[name] = Change(node, pending, trio.current_time())
@@ -90,6 +95,7 @@ class Node:
         self.content: Content | None = None  # while open or dirty
         self.directory = Directory() if attributes.kind == stat.S_IFDIR else None
         self.checked_s = float("-inf")  # when the store was last seen to have it like this
+        self.renewed = False  # shows another host's version that the kernel has not been told of
         self.lookups = 0  # references that the kernel holds
         self.detached = False
         self.move: Move | None = None  # a rename of this file that is not finished

@@ -291,7 +291,15 @@ class Rename:
                 await held.enter_async_context(content.commits)
                 await content.settle()
             number = await self._begin_directory(node, source_key, target_key)
-            renamed = await self._move_directory(number, source_key, target_key)
+            try:
+                renamed = await self._move_directory(source_key, target_key)
+            except VfsError:
+                # It is answered with an error: a restart must not carry it out after all.
+                await context.journal.done(number)
+                for below in (*node.below(), parent):
+                    if below.directory is not None:
+                        below.directory.forget_listing()
+                raise
             self._rehang_directory(node, parent, name, source_key, target_key, renamed)
             for content in contents:
                 await content.retarget()
@@ -313,19 +321,12 @@ class Rename:
         fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
         return await self._context.journal.begin("move_directory", fields)
 
-    async def _move_directory(
-        self, number: int, source: Key, target: Key
-    ) -> dict[Key, FileVersion]:
+    async def _move_directory(self, source: Key, target: Key) -> dict[Key, FileVersion]:
         """Move what the store has; return the new versions by new key where they changed."""
         layout = self._context.layout
         if not layout.moves_directories:
-            # One that fails halfway stays journalled: the next mount goes on with it.
             return await self.move_tree(source, target)
-        try:
-            await layout.move_directory(source, target)
-        except VfsError:
-            await self._context.journal.done(number)
-            raise
+        await layout.move_directory(source, target)
         return {}
 
     def _rehang_directory(
@@ -357,8 +358,7 @@ class Rename:
     def _rekey(self, node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]) -> None:
         """Let a node below a moved directory know where its object lies now."""
         if node.directory is not None:
-            node.directory.entries = None
-            node.directory.listed_s = float("-inf")
+            node.directory.forget_listing()
             return
         old = node.file
         if old is None:
@@ -392,7 +392,18 @@ class Rename:
                     Key(f"{relative}/{entry.name}") for entry in page.entries if entry.is_directory
                 ]
                 files = [entry for entry in page.entries if entry.file is not None]
-                await self._move_files(files, here, there, renamed)
+                try:
+                    await self._move_files(files, here, there, renamed)
+                except VfsError:
+                    self._keep_attributes(here, there, renamed)
+                    log.warning(
+                        "%r was renamed to %r only in part: %d files have moved, the others have "
+                        "their old names; move the rest when the store answers again",
+                        source,
+                        target,
+                        len(renamed),
+                    )
+                    raise
                 cursor = page.cursor
                 if cursor is None:
                     break
@@ -426,6 +437,15 @@ class Rename:
         async with open_tasks() as nursery:
             for _ in range(min(MOVES_AT_ONCE, len(entries))):
                 nursery.start_soon(work)
+
+    def _keep_attributes(self, here: Key, there: Key, renamed: dict[Key, FileVersion]) -> None:
+        """Let what has moved keep its attributes, without asking the store."""
+        context = self._context
+        for name, entry in context.sidecars.take(here).items():
+            moved = renamed.get(names.child(there, name))
+            if moved is not None and entry.attributes is not None:
+                attributes = replace(entry.attributes, version=moved.pin.version)
+                context.journal.append(context.sidecars.change(there, name, attributes))
 
     async def _move_attributes(
         self, here: Key, there: Key, renamed: dict[Key, FileVersion]
