@@ -9,6 +9,7 @@ import trio
 
 from tests.faults.wire.scripted import (
     Close,
+    Hang,
     Say,
     Shake,
     make_certificate,
@@ -41,6 +42,7 @@ from vfs.store.base import (
     Upload,
 )
 from vfs.store.config import StoreConfig
+from vfs.store.open import open_reached
 from vfs.values import MIB, Key, Span, Version
 
 KEY = Key("vm/disk.img")
@@ -432,3 +434,43 @@ async def test_a_cancelled_read_ends_at_once():
         with trio.move_on_after(0.1) as scope:
             await store.read(ObjectVersion(KEY, Version("v1")), Span(0, len(CONTENT)))
         assert scope.cancelled_caught
+
+
+# Servers that keep silent
+
+
+SILENT = S3Access("http://127.0.0.1:1", "an-access-key", "a-secret-key")
+
+
+async def test_a_command_gives_up_a_server_that_never_answers(autojump_clock):
+    with scripted([Hang()]) as server, SILENT.credentials():
+        url = f"s3+http://127.0.0.1:{server.port}/bucket"
+        with pytest.raises(UnreachableError, match="has not answered for 10 s") as caught:
+            async with open_reached(url, StoreConfig(max_connections=1)):
+                pytest.fail("nobody has answered")
+        assert url in caught.value.message
+
+
+@pytest.mark.parametrize("status", [404, 403, 400, 501])
+async def test_any_answer_lets_a_command_go_on(status):
+    answer = f"HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with scripted(*[[Say(answer.encode()), Close()]] * 3) as server, SILENT.credentials():
+        url = f"s3+http://127.0.0.1:{server.port}/bucket"
+        async with open_reached(url, StoreConfig()) as store:
+            assert store.url == url
+
+
+LISTING = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+LISTED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(LISTING), LISTING)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 3], ids=lambda count: f"after {count} answers")
+async def test_a_probe_that_is_cut_off_ends_soon_whatever_hangs(answers, autojump_clock):
+    script = [*[Say(LISTED)] * answers, Hang()]
+    with scripted(script, *[[Hang()]] * 9) as server, SILENT.credentials():
+        store = await open_s3(f"s3+http://127.0.0.1:{server.port}/bucket", StoreConfig())
+        with trio.move_on_after(5) as limit:
+            await store.probe(write=True)
+        assert limit.cancelled_caught
+        assert trio.current_time() <= 7
+        await store.aclose()

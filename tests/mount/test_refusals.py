@@ -1,9 +1,10 @@
 """Mistakes of whoever mounts: one line with cause and remedy, the exit code, nothing mounted."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,44 @@ def test_a_bucket_of_somebody_else_is_denied(bucket):
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "an-access-key", "AWS_SECRET_ACCESS_KEY": "a-secret-key"}
+
+
+@contextmanager
+def swallowing(*, backlog: bool) -> Iterator[str]:
+    """Yield the URL of a port that takes packets and says nothing.
+
+    With a backlog the kernel still accepts connections for it, without one not even that.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        if backlog:
+            listener.listen(64)
+        else:
+            for _ in range(4):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(address)
+        yield f"s3+http://127.0.0.1:{address[1]}/bucket"
+
+
+@pytest.mark.parametrize("backlog", [True, False], ids=["silent", "black hole"])
+def test_an_endpoint_that_swallows_everything_is_given_up_in_time(local, backlog):
+    with swallowing(backlog=backlog) as url:
+        says = f"{url} has not answered for 10 s"
+        refused(local, url, local.path, code=UNREACHABLE, says=says, **KEYS)
+
+
+def test_no_command_waits_longer_for_an_endpoint_that_swallows_everything(local):
+    file = local.base / "file"
+    file.touch()
+    with swallowing(backlog=True) as url, ExitStack() as stack:
+        lines = (("ls", url), ("stat", f"{url}/x"), ("rm", f"{url}/x"), ("cp", file, f"{url}/x"))
+        running = [stack.enter_context(local.popen(VFS, *line, environ=KEYS)) for line in lines]
+        for command in running:
+            _, err = command.communicate(timeout=2 * LIMIT_S)  # beside each other, they are slow
+            assert (command.returncode, err.count("\n")) == (UNREACHABLE, 1), err
+            assert "has not answered for 10 s" in err
 
 
 def test_an_endpoint_where_nobody_listens_is_unreachable(local):

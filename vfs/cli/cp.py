@@ -26,7 +26,7 @@ from vfs.config import Config, check_url, is_url, load_options
 from vfs.errors import IsDirectoryError, NotFoundError, UnsupportedError
 from vfs.names import check_new, decode, encode, is_name
 from vfs.store.base import ObjectInfo, Store
-from vfs.store.open import open_store
+from vfs.store.open import open_reached
 from vfs.values import Key
 
 VERSION = 1
@@ -89,7 +89,7 @@ async def _copy(
         stores: dict[str, Store] = {}
         for end in (source, target):
             if isinstance(end, Location) and end.root not in stores:
-                opened = open_store(end.root, config.store)
+                opened = open_reached(end.root, config.store)
                 stores[end.root] = await stack.enter_async_context(opened)
         if isinstance(source, Path):
             jobs = plan_upload(source, target, recursive=recursive)

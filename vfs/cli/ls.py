@@ -13,7 +13,7 @@ from vfs.cli.verb import Verb, as_json, later, option_strings
 from vfs.config import Config, load_options
 from vfs.errors import NotFoundError
 from vfs.store.base import ObjectInfo
-from vfs.store.open import open_store
+from vfs.store.open import open_reached
 from vfs.values import Key
 
 VERSION = 1
@@ -43,7 +43,7 @@ def ls_command(url: str, json_output: bool, options: Sequence[str]) -> None:
 
 
 async def _list(where: Location, config: Config) -> list[ObjectInfo | Key]:
-    async with open_store(where.root, config.store) as store:
+    async with open_reached(where.root, config.store) as store:
         if where.key and not where.directory:
             try:
                 return [await store.head(where.key)]

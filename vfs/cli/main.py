@@ -5,6 +5,7 @@ Here is the one place where a failure becomes a line on stderr and an exit code.
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -52,6 +53,10 @@ LATER = (
     "migrate",
     "mirror",
 )
+
+
+# A command's last word is its error, in one line; nobody has asked for the log before it.
+logging.getLogger("vfs").addHandler(logging.NullHandler())
 
 
 class Program(click.Group):

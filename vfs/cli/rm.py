@@ -13,7 +13,7 @@ from vfs.config import Config, load_options
 from vfs.errors import ConfigError, NotFoundError
 from vfs.names import OWN_DIRECTORY
 from vfs.store.base import ObjectInfo, Store
-from vfs.store.open import open_store
+from vfs.store.open import open_reached
 from vfs.values import Key
 
 VERSION = 1
@@ -50,7 +50,7 @@ def rm_command(
 async def _remove(
     where: Location, config: Config, recursive: bool, dry_run: bool, tell: Callable[[Key], None]
 ) -> None:
-    async with open_store(where.root, config.store) as store:
+    async with open_reached(where.root, config.store) as store:
         keys = await _keys(store, where, recursive=recursive)
         if not keys and where.key:
             raise NotFoundError(f"{where.url_of(where.key)}: nothing is there")

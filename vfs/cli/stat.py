@@ -12,7 +12,7 @@ from vfs.cli.ls import object_fields
 from vfs.cli.verb import Verb, as_json, option_strings
 from vfs.config import Config, load_options
 from vfs.errors import NotFoundError
-from vfs.store.open import open_store
+from vfs.store.open import open_reached
 
 VERSION = 1
 
@@ -34,7 +34,7 @@ def stat_command(url: str, json_output: bool, options: Sequence[str]) -> None:
 
 
 async def _stat(where: Location, config: Config) -> dict[str, object]:
-    async with open_store(where.root, config.store) as store:
+    async with open_reached(where.root, config.store) as store:
         if where.key and not where.directory:
             try:
                 info = await store.head(where.key)

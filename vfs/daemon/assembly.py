@@ -18,7 +18,7 @@ from vfs.cache.ram import RamCache
 from vfs.clock import wall_ns
 from vfs.config import Config, MountSpec
 from vfs.daemon.known import recall, remember
-from vfs.errors import BusyError, UnreachableError
+from vfs.errors import BusyError
 from vfs.file.committer import Committer, open_committer
 from vfs.fuse.session import device_of
 from vfs.layout.base import Layout
@@ -28,7 +28,7 @@ from vfs.runtime import is_alive, list_records, runtime_directory
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage, default_limit, stage_name
 from vfs.store.base import Features, Store
-from vfs.store.open import open_store
+from vfs.store.open import START_S, open_store, silent
 from vfs.tasks import open_tasks
 from vfs.tree.attributes import Defaults, effective
 from vfs.tree.conflict import Conflicts
@@ -42,9 +42,6 @@ from vfs.tree.sidecars import Sidecars
 from vfs.values import MIB
 
 log = logging.getLogger(__name__)
-
-START_S = 14.0
-"""A store that does not answer must be reported within 15 s."""
 
 TAKE_OVER_PAUSE_S = 0.5
 
@@ -155,9 +152,7 @@ def _make_context(
 async def _reach(store: Store, url: str, known: Features | None, *, write: bool) -> Features:
     with trio.move_on_after(START_S):
         return await store.probe(write=write, known=known)
-    raise UnreachableError(
-        f"{url} has not answered for {START_S:g} s: check address, network and server"
-    )
+    raise silent(url)
 
 
 async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from vfs.errors import ConfigError
+from vfs.errors import ConfigError, UnreachableError, VfsError
 from vfs.metrics import Metrics
 from vfs.store.base import Store
 from vfs.store.config import StoreConfig
@@ -22,8 +22,13 @@ from vfs.store.memory import MemoryStore
 from vfs.store.wrap.metrics import MeteredStore
 from vfs.store.wrap.retry import RetryingStore
 from vfs.store.wrap.throttle import Bandwidth, ThrottledStore
+from vfs.values import Key
+
+START_S = 10.0
+"""Longest that a store may keep silent at first: with all else, a command then ends within 15 s."""
 
 _CLOSE_GRACE_S = 10.0  # connections that take longer are left to the operating system
+_NEVER_THERE = Key(".vfs/nothing")
 
 
 @asynccontextmanager
@@ -53,6 +58,37 @@ async def open_store(
     finally:
         with trio.move_on_after(_CLOSE_GRACE_S, shield=True):
             await backend.aclose()
+
+
+@asynccontextmanager
+async def open_reached(url: str, config: StoreConfig) -> AsyncGenerator[Store, None]:
+    """Open the store of a URL, for one command, and make sure that somebody answers.
+
+    Later calls are as patient as `timeout` says, which is too much for a wrong address.
+    Errors: UnreachableError; those of `open_store`.
+    """
+    async with open_store(url, config) as store:
+        await _await_answer(store)
+        yield store
+
+
+async def _await_answer(store: Store) -> None:
+    with trio.move_on_after(START_S):
+        try:
+            await store.head(_NEVER_THERE)
+        except UnreachableError:
+            raise
+        except VfsError:
+            pass  # an answer: what it means to the command, its own calls will tell
+        return
+    raise silent(store.url)
+
+
+def silent(url: str) -> UnreachableError:
+    """Return the error for a store that has said nothing for `START_S`."""
+    return UnreachableError(
+        f"{url} has not answered for {START_S:g} s: check address, network and server",
+    )
 
 
 async def _open_backend(url: str, config: StoreConfig) -> Store:

@@ -46,6 +46,15 @@ async def run_blocking(limiter: trio.CapacityLimiter, work: Callable[[], T]) -> 
     return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
+async def run_abandonable(limiter: trio.CapacityLimiter, work: Callable[[], T]) -> T:
+    """Run `work`, which only asks the store and fills no buffer, in a worker thread.
+
+    Cancellation: takes effect at once; the thread goes on, keeps its place in the limiter, and its
+    answer is dropped.
+    """
+    return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+
+
 async def run_interruptible(
     limiter: trio.CapacityLimiter, work: Callable[[], T], interrupt: Callable[[], None]
 ) -> T:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+import trio
 from typing_extensions import override
 
 from vfs.errors import (
@@ -21,7 +22,7 @@ from vfs.errors import (
     UnsupportedError,
     VfsError,
 )
-from vfs.store.backend._threads import Threads, run_blocking
+from vfs.store.backend._threads import Threads, run_abandonable, run_blocking
 from vfs.store.backend.s3_copy import copy_in_parts
 from vfs.store.backend.s3_data import open_data
 from vfs.store.backend.s3_errors import Doing, Fault, translate_fault
@@ -94,8 +95,8 @@ class S3Store(Store):
     @override
     async def head(self, key: Key) -> ObjectInfo:
         doing = self._doing("head", key)
-        found = await self._control(lambda: self._requests.head(key, doing))
-        return found.info
+        work = partial(self._requests.head, key, doing)
+        return (await run_abandonable(self._threads.control, work)).info
 
     @override
     async def list(
@@ -109,8 +110,9 @@ class S3Store(Store):
     ) -> ListPage:
         doing = self._doing("list", prefix)
         start = (start_after, cursor)
-        return await self._control(
-            lambda: self._requests.list(prefix, delimiter, start, limit, doing)
+        return await run_abandonable(
+            self._threads.control,
+            lambda: self._requests.list(prefix, delimiter, start, limit, doing),
         )
 
     @override
@@ -324,7 +326,8 @@ class S3Store(Store):
 
     @override
     async def aclose(self) -> None:
-        await run_blocking(self._threads.control, self._close)
+        # Not among the others: requests that were given up may hold all places.
+        await trio.to_thread.run_sync(self._close)
 
     def _close(self) -> None:
         self._data.close()

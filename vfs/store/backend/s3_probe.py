@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import trio
 
 from vfs.errors import ConfigError, CorruptError, UnreachableError, VfsError
-from vfs.store.backend._threads import Threads, run_blocking
+from vfs.store.backend._threads import Threads, run_abandonable
 from vfs.store.backend.s3_bucket import keeps_versions, reach, retains_by_default
 from vfs.store.backend.s3_open import Link
 from vfs.store.backend.s3_requests import S3Requests
@@ -28,8 +28,9 @@ from vfs.values import Key, Span
 UNQUOTED_ETAGS = "unquoted-etags"
 """If-Match wants the ETag without its quotes: Ceph 16 compares the strings as they come."""
 
-_REACH_S = 10.0
+_REACH_S = 8.0
 _CLEAN_S = 30.0
+_CLEAN_LATE_S = 1.5  # when the probe was cut off: whoever did that has waited long enough
 _BULK_KEYS = 1000  # S3 API Reference, DeleteObjects
 
 MINIMAL = Features()
@@ -91,10 +92,12 @@ async def probe_bucket(
     """Reach the bucket and find out what it does; see `Store.probe`.
 
     Whether it keeps versions and retains objects may be changed at any time, so it is always asked.
+    Cancellation: every request is given up at once, since the SDK waits for as long as its longest
+    calls may take; what was written is removed as far as that goes quickly.
     """
     link = requests.link
     await _reach(link)
-    versions, retains = await run_blocking(
+    versions, retains = await run_abandonable(
         threads.control, lambda: (keeps_versions(link), retains_by_default(link))
     )
     known = dataclasses.replace(known_features(link.endpoint), versions=versions)
@@ -103,19 +106,22 @@ async def probe_bucket(
     if proved is not None and proved.versions == versions and proved.multipart and not retains:
         return proved
     trials = Trials(requests, Key(f".vfs/tmp/probe-{secrets.token_hex(8)}/"))
-    if retains or not await run_blocking(threads.control, trials.may_remove):
-        multipart = await run_blocking(threads.control, trials.multipart_leaves_nothing)
+    if retains or not await run_abandonable(threads.control, trials.may_remove):
+        multipart = await run_abandonable(threads.control, trials.multipart_leaves_nothing)
         return dataclasses.replace(known, multipart=multipart)
+    limit_s, cut_off = _CLEAN_S, False
     try:
         return await _try_all(trials, reader, threads, known)
+    except trio.Cancelled:
+        limit_s, cut_off = _CLEAN_LATE_S, True
+        raise
     finally:
-        with trio.move_on_after(_CLEAN_S, shield=True):
-            await run_blocking(threads.control, lambda: trials.clean(versions=versions))
+        with trio.move_on_after(limit_s, shield=cut_off):
+            await run_abandonable(threads.control, lambda: trials.clean(versions=versions))
 
 
 async def _reach(link: Link) -> None:
     with trio.move_on_after(_REACH_S):
-        # Abandoned when it hangs: the SDK waits for as long as its longest calls may take.
         region = await trio.to_thread.run_sync(reach, link, abandon_on_cancel=True)
         own = link.client.meta.region_name
         if region and region != own and is_amazon(link.endpoint):
@@ -129,28 +135,28 @@ async def _reach(link: Link) -> None:
 
 
 async def _try_all(trials: Trials, reader: Reader, threads: Threads, known: Features) -> Features:
-    base = await run_blocking(threads.control, trials.basics)
+    base = await run_abandonable(threads.control, trials.basics)
     read_back = bytearray(len(CONTENT))
     await reader.read_into(
         threads.reads, base.info.pin, Span(0, len(CONTENT)), [memoryview(read_back)]
     )
     if bytes(read_back) != CONTENT:
         raise CorruptError(f"{trials.url}: an object reads back as other bytes than were written")
-    writes = await run_blocking(threads.control, lambda: trials.writes(base))
+    writes = await run_abandonable(threads.control, lambda: trials.writes(base))
     copies, uploads = Copies(), Uploads()
     failed: list[VfsError] = []
 
     async def try_copies() -> None:
         nonlocal copies
         try:
-            copies = await run_blocking(threads.control, lambda: trials.copies(writes.info))
+            copies = await run_abandonable(threads.control, lambda: trials.copies(writes.info))
         except VfsError as error:
             failed.append(error)
 
     async def try_uploads() -> None:
         nonlocal uploads
         try:
-            uploads = await run_blocking(threads.control, lambda: trials.uploads(writes.info))
+            uploads = await run_abandonable(threads.control, lambda: trials.uploads(writes.info))
         except VfsError as error:
             failed.append(error)
 
@@ -159,7 +165,7 @@ async def _try_all(trials: Trials, reader: Reader, threads: Threads, known: Feat
         nursery.start_soon(try_uploads)
     if failed:
         raise failed[0]
-    bulk = await run_blocking(threads.control, trials.removes_in_bulk)
+    bulk = await run_abandonable(threads.control, trials.removes_in_bulk)
     return dataclasses.replace(
         known,
         metadata=base.metadata,
