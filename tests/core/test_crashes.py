@@ -263,7 +263,10 @@ async def test_what_another_host_wrote_since_a_crash_is_left_alone(features, tmp
     assert await keys(store) == ["a", "b"]
 
 
-async def test_a_directory_rename_goes_on_around_what_another_host_wrote(tmp_path, expect_log):
+async def test_a_directory_rename_goes_on_around_what_another_host_wrote(
+    tmp_path, expect_log, monkeypatch
+):
+    monkeypatch.setattr("vfs.tree.rename_tree.MOVES_AT_ONCE", 1)  # always in the same order
     features = replace(everything(), move=False)
 
     async def prepare(shell):

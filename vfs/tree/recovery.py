@@ -15,6 +15,7 @@ from vfs.stage.records import Value
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
 from vfs.tree.journal import file_of
+from vfs.tree.rename_tree import move_tree
 from vfs.tree.sidecar import decode_entry
 from vfs.values import MIB, Key, Span, Version
 
@@ -137,7 +138,7 @@ async def _move_directory(
     log.info("finishing the rename of %r to %r", source, target)
     if (await layout.list(source)).exists:
         if not layout.moves_directories:
-            await fs.rename.move_tree(source, target)
+            await move_tree(fs.context, source, target, {})
         elif not (await layout.list(target)).exists:
             await layout.move_directory(source, target)
         else:

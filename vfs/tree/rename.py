@@ -7,7 +7,7 @@ removed after that. A directory is a journalled sequence of those.
 """
 
 import logging
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import trio
@@ -18,7 +18,6 @@ from vfs.errors import (
     ExistsError,
     InvalidError,
     IsDirectoryError,
-    NotEmptyError,
     NotFoundError,
     VfsError,
     WrongKindError,
@@ -27,12 +26,12 @@ from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
 from vfs.stage.records import Value
-from vfs.tasks import open_tasks
 from vfs.tree.context import Context
 from vfs.tree.journal import attributes_record, file_record
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
+from vfs.tree.rename_tree import move_tree
 from vfs.values import GIB, Key
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
 COPIED_AT_ONCE_BYTES = 1 * GIB
 """Up to here a rename waits for its copy; the kernel locks both directories meanwhile."""
-MOVES_AT_ONCE = 16
 
 
 class Rename:
@@ -291,14 +289,14 @@ class Rename:
                 await held.enter_async_context(content.commits)
                 await content.settle()
             number = await self._begin_directory(node, source_key, target_key)
+            renamed: dict[Key, FileVersion] = {}
             try:
-                renamed = await self._move_directory(source_key, target_key)
+                await self._move_directory(source_key, target_key, renamed)
             except VfsError:
                 # It is answered with an error: a restart must not carry it out after all.
                 await context.journal.done(number)
-                for below in (*node.below(), parent):
-                    if below.directory is not None:
-                        below.directory.forget_listing()
+                self._forget_moved(node, source_key, target_key, renamed)
+                directory_of(parent).forget_listing()
                 raise
             self._rehang_directory(node, parent, name, source_key, target_key, renamed)
             for content in contents:
@@ -321,13 +319,27 @@ class Rename:
         fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
         return await self._context.journal.begin("move_directory", fields)
 
-    async def _move_directory(self, source: Key, target: Key) -> dict[Key, FileVersion]:
-        """Move what the store has; return the new versions by new key where they changed."""
+    async def _move_directory(
+        self, source: Key, target: Key, renamed: dict[Key, FileVersion]
+    ) -> None:
+        """Move what the store has; note the new versions by new key where they changed."""
         layout = self._context.layout
-        if not layout.moves_directories:
-            return await self.move_tree(source, target)
-        await layout.move_directory(source, target)
-        return {}
+        if layout.moves_directories:
+            await layout.move_directory(source, target)
+        else:
+            await move_tree(self._context, source, target, renamed)
+
+    @staticmethod
+    def _forget_moved(
+        node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]
+    ) -> None:
+        """Let a directory show what a failed rename has left of it."""
+        for below in list(node.below()):
+            if below.directory is not None:
+                below.directory.forget_listing()
+            elif below.parent is not None and target + below.key[len(source) :] in renamed:
+                directory_of(below.parent).changes.pop(below.name, None)
+                below.detach()
 
     def _rehang_directory(
         self,
@@ -371,100 +383,3 @@ class Rename:
             if node.content.base is not None:
                 self._context.fetcher.hand_over(node.content.base, new, EMPTY)
             node.content.base = node.content.replaces = new
-
-    async def move_tree(self, source: Key, target: Key) -> dict[Key, FileVersion]:
-        """Move every object below a prefix; also what a restart does with one that was interrupted.
-
-        Returns the new version of each file that was moved, by its new key.
-        """
-        context = self._context
-        renamed: dict[Key, FileVersion] = {}
-        directories = [Key("")]
-        for relative in directories:  # grows while we walk
-            here = Key(source + relative)
-            there = Key(target + relative)
-            await context.layout.make_directory(there)
-            await context.sidecars.refresh(here, 0)
-            cursor: str | None = None
-            while True:
-                page = await context.layout.list(here, cursor)
-                directories += [
-                    Key(f"{relative}/{entry.name}") for entry in page.entries if entry.is_directory
-                ]
-                files = [entry for entry in page.entries if entry.file is not None]
-                try:
-                    await self._move_files(files, here, there, renamed)
-                except VfsError:
-                    self._keep_attributes(here, there, renamed)
-                    log.warning(
-                        "%r was renamed to %r only in part: %d files have moved, the others have "
-                        "their old names; move the rest when the store answers again",
-                        source,
-                        target,
-                        len(renamed),
-                    )
-                    raise
-                cursor = page.cursor
-                if cursor is None:
-                    break
-            await self._move_attributes(here, there, renamed)
-            await context.sidecars.upload(there)
-        for relative in reversed(directories):
-            await context.sidecars.remove_all(Key(source + relative))
-            context.journal.append(context.sidecars.forget(Key(source + relative)))
-            with suppress(NotEmptyError):  # of what somebody else has made there meanwhile
-                await context.layout.remove_directory(Key(source + relative))
-        return renamed
-
-    async def _move_files(
-        self, entries: list[Entry], here: Key, there: Key, renamed: dict[Key, FileVersion]
-    ) -> None:
-        todo = iter(entries)
-
-        async def work() -> None:
-            for entry in todo:
-                if entry.file is None:
-                    continue
-                key = names.child(there, entry.name)
-                present = await self._context.layout.find(key)
-                replaces = present.file if present is not None else None
-                if replaces is not None and replaces.size != entry.file.size:
-                    # No copy of ours that a crash has left: somebody else was faster.
-                    log.warning("%r and %r differ: both names stay", entry.file.pin.key, key)
-                    continue
-                renamed[key] = await self._context.layout.move(entry.file, key, replaces=replaces)
-
-        async with open_tasks() as nursery:
-            for _ in range(min(MOVES_AT_ONCE, len(entries))):
-                nursery.start_soon(work)
-
-    def _keep_attributes(self, here: Key, there: Key, renamed: dict[Key, FileVersion]) -> None:
-        """Let what has moved keep its attributes, without asking the store."""
-        context = self._context
-        for name, entry in context.sidecars.take(here).items():
-            moved = renamed.get(names.child(there, name))
-            if moved is not None and entry.attributes is not None:
-                attributes = replace(entry.attributes, version=moved.pin.version)
-                context.journal.append(context.sidecars.change(there, name, attributes))
-
-    async def _move_attributes(
-        self, here: Key, there: Key, renamed: dict[Key, FileVersion]
-    ) -> None:
-        context = self._context
-        await context.sidecars.refresh(there, 0)
-        for name, entry in context.sidecars.take(here).items():
-            attributes = entry.attributes
-            if attributes is None:
-                continue
-            key = names.child(there, name)
-            moved = renamed.get(key)
-            if moved is None and attributes.version is not None:
-                # Moved already, before a crash, unless it was never there.
-                found = await context.layout.find(key)
-                moved = found.file if found is not None else None
-                known = context.sidecars.of(there).get(name)
-                if moved is None or (known is not None and known.version == moved.pin.version):
-                    continue
-            if moved is not None:
-                attributes = replace(attributes, version=moved.pin.version)
-            context.journal.append(context.sidecars.change(there, name, attributes))

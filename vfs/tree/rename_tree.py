@@ -1,0 +1,129 @@
+"""Moving a directory object by object, where the store cannot rename it as a whole.
+
+Each file is copied and removed by itself, so that at every moment it is under at least one of its
+names; the attributes of a directory's names follow when all its files have. What is done can be
+done again: a restart goes over the same ground.
+"""
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+
+from vfs import names
+from vfs.errors import NotEmptyError, VfsError
+from vfs.layout.base import Entry, FileVersion
+from vfs.tasks import open_tasks
+from vfs.tree.context import Context
+from vfs.values import Key
+
+log = logging.getLogger(__name__)
+
+MOVES_AT_ONCE = 16
+
+
+async def move_tree(
+    context: Context, source: Key, target: Key, renamed: dict[Key, FileVersion]
+) -> None:
+    """Move every object below a prefix; also what a restart does with one that was interrupted.
+
+    Notes the new version of each file that was moved, by its new key.
+    """
+    directories = [Key("")]
+    for relative in directories:  # grows while we walk
+        here = Key(source + relative)
+        there = Key(target + relative)
+        try:
+            below = await _move_level(context, here, there, renamed)
+        except VfsError:
+            _keep_attributes(context, here, there, renamed)
+            log.warning(
+                "%r was renamed to %r only in part: %d files have moved, the others have their "
+                "old names; move the rest when the store answers again",
+                source,
+                target,
+                len(renamed),
+            )
+            raise
+        directories += [Key(f"{relative}/{name}") for name in below]
+    for relative in reversed(directories):
+        await context.sidecars.remove_all(Key(source + relative))
+        context.journal.append(context.sidecars.forget(Key(source + relative)))
+        with suppress(NotEmptyError):  # of what somebody else has made there meanwhile
+            await context.layout.remove_directory(Key(source + relative))
+
+
+async def _move_level(
+    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
+) -> list[str]:
+    """Move the files of one directory and their attributes; return the directories in it."""
+    await context.layout.make_directory(there)
+    await context.sidecars.refresh(here, 0)
+    below: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await context.layout.list(here, cursor)
+        below += [entry.name for entry in page.entries if entry.is_directory]
+        files = [entry for entry in page.entries if entry.file is not None]
+        await _move_files(context, files, there, renamed)
+        cursor = page.cursor
+        if cursor is None:
+            break
+    await _move_attributes(context, here, there, renamed)
+    await context.sidecars.upload(there)
+    return below
+
+
+async def _move_files(
+    context: Context, entries: list[Entry], there: Key, renamed: dict[Key, FileVersion]
+) -> None:
+    todo = iter(entries)
+
+    async def work() -> None:
+        for entry in todo:
+            if entry.file is None:
+                continue
+            key = names.child(there, entry.name)
+            present = await context.layout.find(key)
+            replaces = present.file if present is not None else None
+            if replaces is not None and replaces.size != entry.file.size:
+                # No copy of ours that a crash has left: somebody else was faster.
+                log.warning("%r and %r differ: both names stay", entry.file.pin.key, key)
+                continue
+            renamed[key] = await context.layout.move(entry.file, key, replaces=replaces)
+
+    async with open_tasks() as nursery:
+        for _ in range(min(MOVES_AT_ONCE, len(entries))):
+            nursery.start_soon(work)
+
+
+def _keep_attributes(
+    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
+) -> None:
+    """Let what has moved keep its attributes, without asking the store."""
+    for name, entry in context.sidecars.take(here).items():
+        moved = renamed.get(names.child(there, name))
+        if moved is not None and entry.attributes is not None:
+            attributes = replace(entry.attributes, version=moved.pin.version)
+            context.journal.append(context.sidecars.change(there, name, attributes))
+
+
+async def _move_attributes(
+    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
+) -> None:
+    await context.sidecars.refresh(there, 0)
+    for name, entry in context.sidecars.take(here).items():
+        attributes = entry.attributes
+        if attributes is None:
+            continue
+        key = names.child(there, name)
+        moved = renamed.get(key)
+        if moved is None and attributes.version is not None:
+            # Moved already, before a crash, unless it was never there.
+            found = await context.layout.find(key)
+            moved = found.file if found is not None else None
+            known = context.sidecars.of(there).get(name)
+            if moved is None or (known is not None and known.version == moved.pin.version):
+                continue
+        if moved is not None:
+            attributes = replace(attributes, version=moved.pin.version)
+        context.journal.append(context.sidecars.change(there, name, attributes))
