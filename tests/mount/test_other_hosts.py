@@ -42,6 +42,19 @@ def test_a_file_that_another_host_replaced_is_read_whole(store, old, new):
         assert path.stat().st_size == len(new)
 
 
+@pytest.mark.promise("S-read-2")
+def test_the_next_open_after_a_stale_read_sees_the_new_version(store):
+    store.put("file", b"old")
+    with mounted(store, "metadata_ttl=60s") as mount:
+        mount.expect_log("replaced|changed|not the version")
+        path = mount.path / "file"
+        with path.open("rb"):
+            store.put("file", b"the new one")
+            with pytest.raises(OSError, match="Stale"):
+                path.read_bytes()
+            assert path.read_bytes() == b"the new one"
+
+
 @pytest.mark.promise("S-read-3")
 def test_what_is_appended_goes_behind_what_another_host_has_written(store):
     old, new, own = b"old\n" * 3, b"line of another host\n" * 4, b"mine\n"

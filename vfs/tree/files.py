@@ -16,6 +16,7 @@ from vfs.file.content import Content
 from vfs.file.handles import Handle, HandleTable
 from vfs.tasks import open_tasks
 from vfs.tree.context import Caller, Context
+from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Node
 from vfs.values import HandleId, Span
@@ -110,7 +111,22 @@ class Files:
         content = self._context.content(handle.node)
         span = Span(offset, offset + size)
         handle.history = content.read_ahead(span, handle.history)
-        return await content.read(span)
+        try:
+            return await content.read(span)
+        except StaleError:
+            self._doubt(handle.node)
+            raise
+
+    @staticmethod
+    def _doubt(node: Node) -> None:
+        """Let the next open ask the store, which has another version than the one last seen."""
+        node.checked_s = float("-inf")
+        if node.parent is not None:
+            directory = directory_of(node.parent)
+            directory.forget_listing()
+            change = directory.changes.get(node.name)
+            if change is not None and change.node is node and not change.pending:
+                del directory.changes[node.name]
 
     async def write(self, number: HandleId, offset: int, data: bytes) -> int:
         """Write bytes and return how many. Errors: FullError, TooLargeError, StaleError."""
