@@ -32,10 +32,20 @@ class Snapshot:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a store can be used, as far as its last requests tell."""
+
+    up: bool = True
+    latency_s: float | None = None  # of requests that were answered, a moving average
+    last_error: str | None = None  # of the last request that found it unusable
+
+
 class Metrics:
-    """Named numbers with labels."""
+    """Named numbers with labels, and the health of stores by URL."""
 
     def __init__(self) -> None:
+        self.health: defaultdict[str, Health] = defaultdict(Health)
         self._samples: defaultdict[tuple[str, Labels], float] = defaultdict(float)
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:

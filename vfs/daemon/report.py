@@ -15,6 +15,13 @@ from vfs.values import MIB
 log = logging.getLogger(__name__)
 
 
+def state_of(state: str, *, failing_uploads: int, store_up: bool) -> str:
+    """Return the state to show: a mount that serves is degraded while something keeps failing."""
+    if state == "ready" and (failing_uploads or not store_up):
+        return "degraded"
+    return state
+
+
 class Report:
     """The state of one mount."""
 
@@ -73,13 +80,15 @@ class Report:
         now = trio.current_time()
         ages = [now - content.dirty_since_s for content in dirty if content.dirty_since_s]
         failing = context.committer.failing
-        error = context.committer.last_error
-        state = "degraded" if self.state == "ready" and failing else self.state
+        health = self._mount.metrics.health[self._mount.store.url]
+        upload_error = context.committer.last_error
+        error = health.last_error if not health.up else upload_error or health.last_error
+        latency_s = health.latency_s if health.up else None
         return {
             "mountpoint": str(self._mountpoint),
             "url": self._spec.url,
             "pid": self.pid,
-            "state": state,
+            "state": state_of(self.state, failing_uploads=failing, store_up=health.up),
             "since": self.since,
             "dirty_bytes": self.dirty_bytes,
             "dirty_files": self.dirty_files,
@@ -109,19 +118,14 @@ class Report:
             "stores": [
                 {
                     "url": self._spec.url,
-                    "up": not failing,
-                    "latency_s": self._latency_s(),
-                    "last_error": error,
+                    "up": health.up,
+                    "latency_s": None if latency_s is None else round(latency_s, 6),
+                    "last_error": health.last_error,
                 }
             ],
             "restart_needed": False,
             "daemon_version": __version__,
         }
-
-    def _latency_s(self) -> float | None:
-        snapshot = self._mount.metrics.snapshot()
-        calls = snapshot.total("store_calls_total")
-        return round(snapshot.total("store_seconds_total") / calls, 6) if calls else None
 
     def dump_tasks(self) -> None:
         """Log every task with where it stands, for someone who looks for a hang."""

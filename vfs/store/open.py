@@ -1,9 +1,9 @@
 """From a URL to a store with everything around it: the one place that knows schemes and order.
 
 Metrics are innermost and count every attempt; the throttle is around them, because every attempt
-must pay; retry is outside of both, so that a call that waits to be repeated holds no slot. A
-backend is imported only when its scheme is asked for: nobody who mounts a directory waits for the
-SDK of a cloud.
+must pay; retry is outside of both, so that a call that waits to be repeated holds no slot; the
+health of the store is outermost, where what was mended is no failure. A backend is imported only
+when its scheme is asked for: nobody who mounts a directory waits for the SDK of a cloud.
 """
 
 import os
@@ -19,6 +19,7 @@ from vfs.metrics import Metrics
 from vfs.store.base import Store
 from vfs.store.config import StoreConfig
 from vfs.store.memory import MemoryStore
+from vfs.store.wrap.health import WatchedStore
 from vfs.store.wrap.metrics import MeteredStore
 from vfs.store.wrap.retry import RetryingStore
 from vfs.store.wrap.throttle import Bandwidth, ThrottledStore
@@ -46,15 +47,17 @@ async def open_store(
     """
     config = config or StoreConfig.model_validate({})
     backend = await _open_backend(url, config)
-    metered = MeteredStore(backend, metrics or Metrics())
+    metrics = metrics or Metrics()
+    metered = MeteredStore(backend, metrics)
     throttled = ThrottledStore(metered, config.max_connections, limits)
     try:
-        yield RetryingStore(
+        retrying = RetryingStore(
             throttled,
             max_retries=config.max_retries,
             retry_delay_s=config.retry_delay,
             timeout_s=config.timeout,
         )
+        yield WatchedStore(retrying, metrics)
     finally:
         with trio.move_on_after(_CLOSE_GRACE_S, shield=True):
             await backend.aclose()

@@ -95,7 +95,8 @@ class RetryingStore(WrappedStore):
                 late = trio.current_time() + pause_s - started > self._timeout_s
                 told = {"operation": call.operation, "key": call.key, "store": self.url}
                 if retries == self._max_retries or late:
-                    log.warning(
+                    # Whoever hears of it decides whether it is worth a line.
+                    log.debug(
                         "%s given up after %d attempts: %s", call.operation, retries + 1, error,
                         extra=told,
                     )  # fmt: skip
