@@ -37,7 +37,8 @@ class SpanSet:
 
     # Each leaf holds whole spans. Only the one leaf of the empty set is empty.
     _leaves: tuple[_Edges, ...]
-    _heads: tuple[int, ...]  # the first edge of every leaf but the first
+    # Where each leaf but the first begins: at its first edge, or before, beyond the leaf before it.
+    _heads: tuple[int, ...]
     _size: int
 
     def __init__(self, spans: Iterable[Span] = ()) -> None:
@@ -101,7 +102,7 @@ class SpanSet:
                 leaf = leaves[first] + leaf
         pieces = _cut(leaf)
         leaves = leaves[:first] + pieces + leaves[end:]
-        if not len(pieces) == end - first == 1 or (first and leaf[0] != heads[first - 1]):
+        if not len(pieces) == end - first == 1:
             heads = _heads(leaves)
         return SpanSet._of(leaves, heads, size)
 
