@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,15 @@ CONTRACT_OPTIONS = tuple(
 
 SCHEMES = ("file", "s3", "s3+http", "s3+https", "mem")
 LATER_SCHEMES = ("gs", "az", "http", "https")
+
+FOREIGN_VARIABLES = re.compile(
+    r"VFS_(?:(?:REQUIRE|SERVERS|RGW_PORT)=.*"
+    r"|(?:[A-Z0-9_]+_)?(?:SERVICE_(?:HOST|PORT(?:_.*)?)=.*|PORT(?:_[0-9]+_.*)?=(?:tcp|udp|sctp).*"
+    r"|PORT_[0-9]+_[A-Z]+_(?:PORT|ADDR)=.*))",
+    re.DOTALL,
+)
+"""No options: three of our own tests, and what Kubernetes sets in containers beside a service named
+vfs or vfs-something (Kubernetes documentation, "Service", "Environment variables")."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _SECRET_NAME = re.compile(r"passw|secret|access_key|token$|credential$|credentials$|api_key")
@@ -236,16 +245,12 @@ def read_flags(options: Sequence[str]) -> dict[str, Given]:
 def read_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     """Read every `VFS_NAME` variable; an empty one is as good as none.
 
-    An unknown name is refused when it looks like a misspelt option. Others are let be: the prefix
-    is short, and what else is in the environment is not ours to judge.
+    Those of `FOREIGN_VARIABLES` are not ours; any other must be an option.
     """
     pairs = [
-        (option, value)
+        (name.removeprefix("VFS_").lower(), value)
         for name, value in sorted(environ.items())
-        if value and name.startswith("VFS_") and (option := name.removeprefix("VFS_").lower())
-        if option in CONTRACT_OPTIONS
-        or _SECRET_NAME.search(option)
-        or nearest(option, CONTRACT_OPTIONS)
+        if value and name.startswith("VFS_") and not FOREIGN_VARIABLES.match(f"{name}={value}")
     ]
     return _collect(pairs, lambda name: f"environment VFS_{name.upper()}")
 
@@ -275,12 +280,28 @@ def check_name(name: str, source: str) -> type[Section]:
         raise NotInThisVersionError(f"option {name} ({source}): not in this version")
     if _SECRET_NAME.search(name):
         raise ConfigError(f"option {name} ({source}): no option takes a secret; {_REMEDY}")
-    raise ConfigError(f"unknown option {name} ({source}){nearest(name, CONTRACT_OPTIONS)}")
+    hint = nearest(name, CONTRACT_OPTIONS)
+    if not hint and source.startswith("environment"):
+        hint = "; unset it: what begins with VFS_ is an option"
+    raise ConfigError(f"unknown option {name} ({source}){hint}")
 
 
 def is_url(text: str) -> bool:
     """Tell a URL from a configured name."""
     return "://" in text
+
+
+def _directory_hint(text: str) -> str:
+    path = text.removeprefix("file:")
+    shown = "/path/to/directory"
+    if path.startswith(("/", ".")):
+        shown = redact(quote(os.fsencode(os.path.abspath(path))))  # noqa: PTH100 - without ".."
+    return f"a local directory is written file://{shown}"
+
+
+def local_path(url: str) -> Path:
+    """Return the path that a file URL names."""
+    return Path(os.fsdecode(b"/" + unquote_to_bytes(url.partition("://")[2].partition("/")[2])))
 
 
 def check_url(url: str) -> None:
@@ -290,6 +311,8 @@ def check_url(url: str) -> None:
     """
     scheme, _, rest = url.partition("://")
     shown = redact(url)
+    if not is_url(url):
+        raise ConfigError(f"{shown}: not a URL; {_directory_hint(url)}")
     if scheme.lower() in LATER_SCHEMES:
         raise NotInThisVersionError(f"{shown}: stores of kind {scheme}:// are not in this version")
     if scheme.lower() not in SCHEMES:
@@ -371,10 +394,7 @@ def _find_mount(
     name: str, environ: Mapping[str, str], file: Path | None, system: Path
 ) -> dict[str, Given]:
     if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{redact(name)}: neither a URL nor a name; a local directory is written"
-            " file:///path/to/directory"
-        )
+        raise ConfigError(f"{redact(name)}: neither a URL nor a name; {_directory_hint(name)}")
     candidates = (
         [file]
         if file

@@ -12,18 +12,24 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 import click
 import trio
 
-from vfs.cli.location import Location, is_own, locate, walk
+from vfs.cli.location import Location, check_not_ours, check_ours, is_own, locate, walk
 from vfs.cli.progress import Meter, open_meter
+from vfs.cli.target import check_place
 from vfs.cli.text import show_bytes
 from vfs.cli.transfer import SINGLE_BYTES, copy_object, download_file, each, upload_file
 from vfs.cli.verb import Verb, as_json, later, option_strings
-from vfs.config import Config, check_url, is_url, load_options
-from vfs.errors import IsDirectoryError, NotFoundError, UnsupportedError
+from vfs.config import Config, check_url, is_url, load_options, local_path
+from vfs.errors import (
+    ConfigError,
+    InvalidNameError,
+    IsDirectoryError,
+    NotFoundError,
+    UnsupportedError,
+)
 from vfs.names import check_new, decode, encode, is_name
 from vfs.store.base import ObjectInfo, Store
 from vfs.store.open import open_reached
@@ -56,8 +62,12 @@ class Job:
 def cp_command(
     source: str, target: str, recursive: bool, json_output: bool, options: Sequence[str]
 ) -> None:
-    """Copy SRC to DST; each is a local path or a URL."""
+    """Copy SRC to DST; each is a local path or a URL.
+
+    A local file is replaced when all its bytes are there; a device or a pipe gets them as they come.
+    """
     ends = parse_end(source), parse_end(target)
+    check_target(ends[1], target, recursive=recursive)
     config = load_options(options, os.environ)
     with open_meter(f"{source} -> {target}") as meter:
         files, size = trio.run(_copy, *ends, config, recursive, meter)
@@ -69,14 +79,26 @@ def cp_command(
 
 def parse_end(text: str) -> End:
     """Return a local path, also for a file URL, or a place in a store."""
+    if not text:
+        raise ConfigError("one of the two places is empty; name a local path or a URL")
     if not is_url(text):
         return Path(text)
     check_url(text)
     if text.lower().startswith("file://"):
-        return Path(
-            os.fsdecode(b"/" + unquote_to_bytes(text.partition("://")[2].partition("/")[2]))
-        )
+        return local_path(text)
     return locate(text)
+
+
+def check_target(target: End, text: str, *, recursive: bool) -> None:
+    """Refuse where nothing may be written, before anything is read.
+
+    Errors: NotPermittedError for names of ours; NotFoundError for a local directory that is not
+    there.
+    """
+    if is_url(text):
+        check_ours(text)
+    if isinstance(target, Path):
+        check_place(target, directory=text.endswith("/") and not recursive)
 
 
 async def _copy(
@@ -232,6 +254,12 @@ async def _find_single(store: Store, source: Location) -> ObjectInfo | None:
 def _place(target: End, info: ObjectInfo) -> Path | Key:
     name = info.key.rpartition("/")[2]
     if isinstance(target, Path):
-        local = os.fsdecode(encode(name))
-        return target / local if target.is_dir() else target
-    return target.below(name).key if target.directory or not target.key else target.key
+        if not target.is_dir():
+            return target
+        if not is_name(name):
+            raise InvalidNameError(f"{info.key!r} ends in no file name; name the file in {target}")
+        return target / os.fsdecode(encode(name))
+    if not target.directory and target.key:
+        return target.key
+    check_not_ours(name, target.url_of(target.key))
+    return target.below(name).key

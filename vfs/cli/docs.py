@@ -21,7 +21,10 @@ For every option the strongest place that mentions it wins:
 
 `-` and `_` in names are equal. The bare name of a switch means yes. `\\,` is a comma in a value. An
 unknown name, and a value that makes no sense, is refused with exit code 2, in one line that names
-the place. So is a name that is reserved for a later version: nothing is accepted and ignored.
+the place. So is a name that is reserved for a later version: nothing is accepted and ignored. That
+holds for every variable `VFS_...`. Let be are only `VFS_REQUIRE`, `VFS_SERVERS` and `VFS_RGW_PORT`,
+which our tests know, and what Kubernetes sets where a service is called vfs: `VFS_SERVICE_HOST`,
+`VFS_PORT=tcp://...` and the like.
 
 No option takes a secret. Credentials come from the provider's own chain (environment, profile,
 instance role) or from `credentials_file`. A URL with a user name or a password is refused.

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from vfs.config import check_url
-from vfs.errors import ConfigError
+from vfs.config import check_url, local_path
+from vfs.errors import ConfigError, NotPermittedError
 from vfs.names import decode, encode, is_reserved
 from vfs.store.base import ObjectInfo, Store
 from vfs.values import Key
@@ -24,9 +24,14 @@ class Location:
         """The listing prefix of what is below."""
         return Key(f"{self.key}/") if self.key else Key("")
 
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the store is a directory of this machine."""
+        return self.root.startswith("file://")
+
     def url_of(self, key: Key) -> str:
         """Return the URL of a key of the same store, as it would be typed."""
-        if self.root.startswith("file://"):
+        if self.is_local:
             path = "/".join(quote_from_bytes(encode(part)) for part in key.split("/"))
             return f"{self.root.rstrip('/')}/{path}"
         return f"{self.root.rstrip('/')}/{key}"
@@ -53,6 +58,27 @@ def locate(url: str) -> Location:
     tail = parts[head] if len(parts) > head else ""
     root = f"{scheme.lower()}://{'/'.join(parts[:head])}"
     return Location(root, Key(tail.rstrip("/")), directory=tail.endswith("/"))
+
+
+def check_ours(url: str) -> None:
+    """Refuse a URL to be changed that holds a name of vfs's own objects, at whatever depth.
+
+    Errors: NotPermittedError; those of `locate`.
+    """
+    where = locate(url)
+    # The mounted directory may be any of those above, but a bucket may have whatever name it likes.
+    parts = local_path(url).parts if where.is_local else where.key.split("/")
+    for part in parts:
+        check_not_ours(part, url)
+
+
+def check_not_ours(name: str, what: str) -> None:
+    """Refuse a name that only vfs itself writes and removes.
+
+    Errors: NotPermittedError.
+    """
+    if is_reserved(name):
+        raise NotPermittedError(f"{what}: {name} belongs to vfs, which alone writes and removes it")
 
 
 def _locate_local(rest: str) -> Location:

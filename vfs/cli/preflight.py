@@ -8,11 +8,10 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from urllib.parse import unquote
 
 from vfs.cli.client import find_mount
 from vfs.cli.mounts import find_entry, is_dead
-from vfs.config import MountSpec
+from vfs.config import MountSpec, local_path
 from vfs.errors import BusyError, ConfigError, DeniedError, NotFoundError, VfsError
 from vfs.runtime import is_alive
 
@@ -28,6 +27,7 @@ def check_mount(spec: MountSpec, mountpoint: Path) -> None:
     check_free(mountpoint)
     check_mountpoint(mountpoint)
     check_apart(spec, mountpoint)
+    check_stage(spec)
     check_device()
     if os.getuid() != 0:
         check_user(allow_other=spec.config.mount.allow_other)
@@ -75,9 +75,7 @@ def check_mountpoint(mountpoint: Path) -> None:
 
 def check_apart(spec: MountSpec, mountpoint: Path) -> None:
     """Refuse a stage or a local store inside the mount, or around it: it would wait for itself."""
-    inner = {"stage": spec.config.stage.stage_dir}
-    if spec.url.lower().startswith("file://"):
-        inner["store"] = Path(unquote("/" + spec.url.partition("://")[2].partition("/")[2]))
+    inner = _local_places(spec)
     here = Path(os.path.realpath(mountpoint))
     for what, path in inner.items():
         there = Path(os.path.realpath(path))
@@ -90,6 +88,31 @@ def check_apart(spec: MountSpec, mountpoint: Path) -> None:
             raise ConfigError(
                 f"the mount point {mountpoint} is inside the {what} {path}; keep them apart"
             )
+
+
+def check_stage(spec: MountSpec) -> None:
+    """Refuse a stage inside a local store, or around it: each would find the other's files."""
+    places = _local_places(spec)
+    if "store" not in places:
+        return
+    stage, store = (Path(os.path.realpath(places[what])) for what in ("stage", "store"))
+    remedy = "set stage_dir to a directory beside it"
+    if stage == store or store in stage.parents:
+        raise ConfigError(
+            f"the stage {places['stage']} is inside the store {places['store']}: what is staged"
+            f" would show as files; {remedy}"
+        )
+    if stage in store.parents:
+        raise ConfigError(
+            f"the store {places['store']} is inside the stage {places['stage']}; {remedy}"
+        )
+
+
+def _local_places(spec: MountSpec) -> dict[str, Path]:
+    found = {"stage": spec.config.stage.stage_dir}
+    if spec.url.lower().startswith("file://"):
+        found["store"] = local_path(spec.url)
+    return found
 
 
 def check_device() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 import trio
 
-from vfs.cli.location import Location, locate, walk
+from vfs.cli.location import Location, check_ours, locate, walk
 from vfs.cli.verb import Verb, as_json, option_strings
 from vfs.config import Config, load_options
 from vfs.errors import ConfigError, NotFoundError
@@ -30,6 +30,7 @@ def rm_command(
 ) -> None:
     """Remove the object at URL."""
     where = locate(url)
+    check_ours(url)
     if not recursive and (not where.key or where.directory):
         raise ConfigError(f"{url} is a directory; -r removes everything below it")
     removed: list[str] = []

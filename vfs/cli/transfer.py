@@ -1,20 +1,21 @@
 """Moving the bytes of one file: up into a store, down from it, or between stores.
 
-A download is written beside its target and takes its name when every byte is on disk; an upload is
-visible when it is finished. So whoever is interrupted leaves no half file under the real name.
+An upload is visible when it is finished, and a downloaded file has its name when every byte is on
+disk: whoever is interrupted leaves no half file under the real name.
 """
 
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 from typing_extensions import override
 
-from vfs.errors import ConflictError, CorruptError
+from vfs.cli.target import open_target
+from vfs.errors import ConflictError
 from vfs.layout.parts import check_size, ladder
 from vfs.store.base import (
     COMMIT_ID,
@@ -167,51 +168,27 @@ def plan_parts(
 
 
 async def download_file(store: Store, info: ObjectInfo, path: Path, advance: Advance) -> None:
-    """Write an object to a local file, which appears under its name when it is complete.
+    """Write an object to a local file, device or pipe; see `open_target`.
 
-    Errors: StaleError when the object changes meanwhile; OSError from writing; those of the store.
+    Errors: StaleError when the object changes meanwhile; those of `open_target` and of the store.
     """
-    with _new_file(path) as descriptor:
-        os.truncate(descriptor, info.size)
+    async with open_target(path, info.size) as target:
+        # Where there are no offsets a piece waits for the one before it, which is always under way.
+        turns: defaultdict[int, trio.Event] = defaultdict(trio.Event)
+        turns[0].set()
 
         async def fetch(span: Span) -> None:
             buffer = bytearray(span.size)
             await store.read_into(info.pin, span, [memoryview(buffer)])
-            await trio.to_thread.run_sync(_write_all, descriptor, buffer, span.start)
+            if target.in_order:
+                await turns[span.start].wait()
+                del turns[span.start]
+            await target.write(span.start, buffer)
+            if target.in_order:
+                turns[span.stop].set()
             advance(span.size)
 
         await each(Span(0, info.size).pieces(PIECE_BYTES), fetch)
-        await trio.to_thread.run_sync(os.fsync, descriptor)
-        if os.fstat(descriptor).st_size != info.size:
-            raise CorruptError(f"{path} does not have the size that was written")
-
-
-@contextmanager
-def _new_file(path: Path) -> Generator[int]:
-    temporary = path.with_name(f".{path.name[:200]}.vfs-{secrets.token_hex(4)}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        yield descriptor
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-    # The name must be as lasting as the bytes.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _write_all(descriptor: int, data: bytearray, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[R]]) -> list[R]:

@@ -77,9 +77,32 @@ def test_a_local_store_inside_or_around_the_mount_is_refused(where, tmp_path):
         preflight.check_apart(found, tmp_path / "mnt")
 
 
+@pytest.mark.parametrize(
+    ("store", "stage"),
+    [("st", "st/y"), ("st", "st"), ("a%20b", "a b/c/d"), ("st/in", "st"), ("st", "link/y")],
+)
+@pytest.mark.parametrize("through", ["", "here/"])
+def test_a_stage_inside_or_around_a_local_store_is_refused(store, stage, through, tmp_path):
+    (tmp_path / "here").symlink_to(".")
+    (tmp_path / "link").symlink_to("st")
+    found = spec(f"file://{tmp_path}/{through}{store}", f"stage_dir={tmp_path}/{stage}")
+    with pytest.raises(ConfigError, match=r"is inside the (store|stage) .*; set stage_dir to"):
+        preflight.check_stage(found)
+
+
+def test_a_store_whose_name_is_not_utf_8_is_looked_at_as_well(tmp_path):
+    stage = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9/y")
+    found = spec(f"file://{tmp_path}/caf%E9", f"stage_dir={stage}")
+    with pytest.raises(ConfigError, match="is inside the store"):
+        preflight.check_stage(found)
+
+
 def test_neighbours_are_no_conflict(tmp_path):
     found = spec(f"file://{tmp_path}/store", f"stage_dir={tmp_path}/mnt2")
     preflight.check_apart(found, tmp_path / "mnt")
+    for beside in ("store2", "stor", "mnt2"):
+        preflight.check_stage(spec(f"file://{tmp_path}/store", f"stage_dir={tmp_path}/{beside}"))
+    preflight.check_stage(spec("mem://store", f"stage_dir={tmp_path}"))
 
 
 def test_a_machine_without_fuse_is_told_what_to_do(monkeypatch, tmp_path):
@@ -127,6 +150,12 @@ def test_content_that_the_mount_would_hide_is_noticed(tmp_path):
         (["ftp://x", "{tmp}"], 2, "unknown kind of store"),
         (["nameless", "{tmp}"], 3, "no mount is named nameless"),
         (["mem://x", "-o", "stage_dir={tmp}/s", "{tmp}"], 2, "the stage"),
+        (
+            ["file://{tmp}/st", "-o", "stage_dir={tmp}/st/y", "{tmp}/run"],
+            2,
+            "would show as files; set stage_dir to a directory beside it",
+        ),
+        (["{tmp}/st", "{tmp}/run"], 2, "neither a URL nor a name; a local directory is written"),
     ],
 )
 def test_the_command_ends_with_the_right_code(arguments, code, message, vfs, runtime, tmp_path):

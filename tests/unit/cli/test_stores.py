@@ -148,6 +148,33 @@ def test_a_file_goes_up_and_comes_down_again(bucket, vfs, tmp_path):
     assert (tmp_path / "down").read_bytes() == data
 
 
+@pytest.mark.parametrize(
+    ("words", "target", "missing"),
+    [([], "a/b/x", "a/b"), ([], "a/", "a"), (["-r"], "a/x", "a")],
+)
+def test_a_download_makes_no_directory_on_the_way(words, target, missing, bucket, vfs, tmp_path):
+    outcome = vfs("cp", *words, f"{bucket}/a.img", f"{tmp_path}/{target}")
+    expected = f"vfs: {tmp_path}/{missing}: no such directory; create it first\n"
+    assert (outcome.code, outcome.err) == (3, expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_becomes_a_new_one(bucket, vfs, tmp_path):
+    assert vfs("cp", "-r", f"{bucket}/dir", f"{tmp_path}/new/").code == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+
+
+def test_an_empty_place_is_refused(bucket, vfs):
+    for words in (["", bucket], [f"{bucket}/a.img", ""]):
+        outcome = vfs("cp", *words)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_a_download_goes_to_standard_output(bucket, vfs):
+    outcome = vfs("cp", f"{bucket}/a.img", "/dev/stdout")
+    assert (outcome.code, outcome.out) == (0, "a" * 2000)
+
+
 @pytest.mark.parametrize("target", ["{}", "{}/", "{}/a.img"])
 def test_a_file_keeps_its_name_in_a_directory(target, bucket, vfs, tmp_path):
     other = f"mem://cli-{next(_serial)}"
@@ -174,6 +201,7 @@ def test_a_directory_is_copied_with_r_alone(bucket, vfs, tmp_path):
 def test_a_key_cannot_lead_out_of_the_target(vfs, tmp_path):
     url = f"mem://cli-{next(_serial)}"
     fill(url, {"d/../../evil": b"x", "d//y": b"x", "d/good": b"x"})
+    (tmp_path / "in").mkdir()
     outcome = vfs("cp", "-r", f"{url}/d", tmp_path / "in/side")
     assert outcome.code == 0
     assert outcome.err.count("is left out: not a file name") == 2
@@ -197,6 +225,63 @@ def test_our_own_names_and_special_files_are_not_uploaded(bucket, vfs, tmp_path)
     os.mkfifo(tmp_path / "pipe")
     assert vfs("cp", tmp_path / "pipe", f"{bucket}/z").code == 1
     assert len(keys(bucket)) == 5
+
+
+RESERVED = [
+    ".vfs",
+    ".vfs/evil",
+    "dir/.vfs.attrs",
+    ".vfs.attrs",
+    "dir/.vfs/x/",
+    "dir/.vfs.attrs.1-2",
+]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+@pytest.mark.parametrize("kind", ["mem", "file", "escaped"])
+def test_names_of_our_own_are_neither_written_nor_removed(name, kind, bucket, vfs, tmp_path):
+    (tmp_path / "x").touch()
+    there = tmp_path / name
+    there.parent.mkdir(parents=True, exist_ok=True)
+    root = bucket if kind == "mem" else f"file://{tmp_path}"
+    url = f"{root}/{name.replace('.vfs', '%2evfs') if kind == 'escaped' else name}"
+    source = tmp_path / "x" if kind == "mem" else f"{bucket}/a.img"
+    for words in (["cp", source, url], ["cp", "-r", tmp_path, url], ["rm", url], ["rm", "-r", url]):
+        outcome = vfs(*words)
+        assert (outcome.code, outcome.err.count("\n")) == (4, 1), words
+        assert f"vfs: {url}: .vfs" in outcome.err
+        assert "belongs to vfs" in outcome.err
+    assert len(keys(bucket)) == 5
+    assert not there.is_file()
+
+
+def test_a_copy_into_a_directory_gets_no_name_of_our_own(bucket, vfs, tmp_path):
+    other = f"mem://cli-{next(_serial)}"
+    for target in (other, f"{other}/dir/"):
+        outcome = vfs("cp", f"{bucket}/dir/.vfs.attrs", target)
+        assert (outcome.code, "belongs to vfs" in outcome.err) == (4, True)
+    assert keys(other) == []
+    # To look at it is nobody's harm.
+    assert vfs("cp", f"{bucket}/dir/.vfs.attrs", tmp_path).code == 0
+
+
+def test_a_key_that_ends_in_no_file_name_needs_one(vfs, tmp_path):
+    url = f"mem://cli-{next(_serial)}"
+    fill(url, {"x/..": b"evil"})
+    outcome = vfs("cp", f"{url}/x/..", tmp_path)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert vfs("cp", f"{url}/x/..", tmp_path / "good").code == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["good"]
+
+
+@pytest.mark.parametrize("words", [["ls"], ["stat"], ["rm"]])
+def test_a_path_is_refused_with_the_url_that_was_meant(words, vfs):
+    outcome = vfs(*words, "/tmp/a b")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "vfs: /tmp/a b: not a URL; a local directory is written file:///tmp/a%20b\n",
+    )
+    assert "a local directory is written file:///path/to" in vfs(*words, "images").err
 
 
 def test_two_local_sides_are_left_to_cp(vfs, tmp_path):

@@ -119,6 +119,29 @@ def test_an_empty_or_foreign_variable_is_let_be():
     assert load(environ={"VFS_UID": "", "VFS_REQUIRE": "fuse", "PATH": "x"}).config == load().config
 
 
+# As in the documentation of Kubernetes, for a service "vfs" and a service "vfs-ui".
+KUBERNETES = """
+    SERVICE_HOST=10.0.0.11 SERVICE_PORT=6379 SERVICE_PORT_HTTP=6379 PORT=tcp://10.0.0.11:6379
+    PORT_6379_TCP=tcp://10.0.0.11:6379 PORT_6379_TCP_PROTO=tcp PORT_6379_TCP_PORT=6379
+    PORT_6379_TCP_ADDR=10.0.0.11
+""".split()  # noqa: SIM905 - as in the documentation
+
+
+def test_what_kubernetes_says_of_services_is_let_be():
+    said = [f"VFS_{part}{line}" for line in KUBERNETES for part in ("", "UI_")]
+    environ = dict(line.split("=", 1) for line in said)
+    assert load(environ=environ).config == load().config
+
+
+@pytest.mark.parametrize("name", ["NOSUCH", "REQUIRED", "PORT", "METRICS_PORT", "UI_PORT_80", "X"])
+def test_any_other_variable_of_ours_must_be_an_option(name):
+    with pytest.raises(
+        ConfigError, match=rf"unknown option {name.lower()} .*VFS_{name}\)"
+    ) as caught:
+        load(environ={f"VFS_{name}": "80"})
+    assert "unset it" in caught.value.message or "did you mean" in caught.value.message
+
+
 def test_a_misspelt_variable_is_refused():
     with pytest.raises(ConfigError, match=r"unknown option memmory \(environment VFS_MEMMORY\)"):
         load(environ={"VFS_MEMMORY": "1G"})
@@ -272,8 +295,12 @@ def test_a_url_that_cannot_work_is_refused_and_its_secret_is_not_shown(url, mess
 
 
 def test_a_path_is_not_taken_for_a_name():
-    with pytest.raises(ConfigError, match="file:///path"):
-        load("/srv/images")
+    with pytest.raises(ConfigError, match=r"written file:///srv/images$"):
+        load("/srv/x/../images")
+    with pytest.raises(ConfigError, match=r"written file:///srv/images$"):
+        load("file:/srv/images")
+    with pytest.raises(ConfigError, match=r"written file:///path/to/directory$"):
+        load("no name")
 
 
 def test_commands_that_mount_nothing_have_options_too():
