@@ -41,7 +41,6 @@ class StagedFile:
         self.changes = 0  # counts every change: tells whether a commit is still the latest
         self._budget = budget
         self._disk = disk
-        self._charged = 0
         self._readers = 0
         self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
@@ -53,6 +52,11 @@ class StagedFile:
     def fd(self) -> int:
         """Descriptor of the sparse file, for reading."""
         return self._fd
+
+    @property
+    def _charged(self) -> int:
+        """Bytes that take space here, and in the budget."""
+        return self.present.size - self.holes.size
 
     def _cost(self, new: Span) -> int:
         """Return how many bytes of a span are not paid for yet."""
@@ -69,10 +73,8 @@ class StagedFile:
         try:
             async with self._lock:
                 await self._write(span, data)
-                cost = self._cost(span)
                 # No await from here on: the sets and the size change together.
-                self._charged += cost
-                reserved -= cost
+                before = self._charged
                 if offset > self.size:
                     self._extend(offset)
                 self.present = self.present.add(span)
@@ -80,6 +82,7 @@ class StagedFile:
                 self.holes = self.holes.remove(span)
                 self.size = max(self.size, span.stop)
                 self.changes += 1
+                reserved -= self._charged - before
                 self.on_change(span)
         finally:
             self._budget.settle(reserved)
@@ -122,14 +125,13 @@ class StagedFile:
         except OSError as error:
             raise stage_error(error, self.path) from error
         gone = Span(size, self.size)
-        paid = gone.size - self._cost(gone)
+        before = self._charged
         self.present = self.present.remove(gone)
         self.dirty = self.dirty.remove(gone)
         self.holes = self.holes.remove(gone)
         self.base_size = min(self.base_size, size)
         self.size = size
-        self._charged -= paid
-        self._budget.free(paid)
+        self._budget.free(before - self._charged)
 
     async def fill(self, span: Span, data: memoryview) -> None:
         """Keep clean bytes of the base version, where nothing newer is present."""
@@ -143,12 +145,11 @@ class StagedFile:
                     await self._frozen.fill(span, data)
             except OSError as error:
                 raise stage_error(error, self.path) from error
-            cost = sum(gap.size for gap in gaps)
-            self._charged += cost
+            before = self._charged
+            self.present = self.present.add(span)
             # A commit that drains the stage must be able to finish, so this may pass the limit by
             # the few parts that are in flight.
-            self._budget.settle(-cost)
-            self.present = self.present.add(span)
+            self._budget.settle(before - self._charged)
 
     @contextmanager
     def reading(self) -> Generator[None]:
@@ -176,7 +177,7 @@ class StagedFile:
         async with self._lock:  # no write is half done
             if self._frozen is not None:
                 raise ValueError("already frozen")
-            self._frozen = Frozen(self)
+            self._frozen = Frozen(self, self._disk)
             return self._frozen
 
     def thaw(self, *, base_size: int | None) -> None:
@@ -194,12 +195,11 @@ class StagedFile:
         """Give back the space of bytes that the store has."""
         if self._frozen is not None or self._readers or self._fd < 0:
             return
-        for span in list(self.present.minus(self.dirty).minus(self.holes)):
+        clean = self.present.minus(self.dirty).minus(self.holes)
+        for span in clean:
             punch_hole(self._fd, span)
-            self.present = self.present.remove(span)
-        owned = self.present.minus(self.holes).size
-        self._budget.free(self._charged - owned)
-        self._charged = owned
+        self.present = self.present.minus(clean)
+        self._budget.free(clean.size)
 
     async def sync(self) -> None:
         """Make the staged bytes durable on this machine."""
@@ -214,7 +214,6 @@ class StagedFile:
             return
         self.thaw(base_size=None)
         self._budget.free(self._charged)
-        self._charged = 0
         os.close(self._fd)
         self._fd = -1
         if not self.preserved:
@@ -224,7 +223,7 @@ class StagedFile:
 class Frozen:
     """A staged file as it was when a commit began."""
 
-    def __init__(self, file: StagedFile) -> None:
+    def __init__(self, file: StagedFile, disk: Disk) -> None:
         self.size = file.size
         self.base_size = file.base_size
         self.changed = file.dirty
@@ -233,6 +232,7 @@ class Frozen:
         self.written_since: SpanSet = EMPTY
         self.released = trio.Event()
         self._file = file
+        self._disk = disk
         self._saved: SpanSet = EMPTY
         self._saved_fd = -1
         self._savers = 0
@@ -249,8 +249,9 @@ class Frozen:
         ]
         if todo:
             with self._saving():
-                await trio.to_thread.run_sync(self._copy, todo)
-            self._saved = self._saved.union(SpanSet(todo))
+                await self._copy(todo)
+            for part in todo:
+                self._saved = self._saved.add(part)
         self.written_since = self.written_since.add(span)
 
     @contextmanager
@@ -276,12 +277,12 @@ class Frozen:
                     await trio.to_thread.run_sync(write_exactly, self._saved_fd, lost.start, part)
                 self._saved = self._saved.add(lost)
 
-    def _copy(self, spans: list[Span]) -> None:
+    async def _copy(self, spans: list[Span]) -> None:
         for span in spans:
             for piece in span.pieces(MIB):
                 buffer = memoryview(bytearray(piece.size))
-                read_exactly(self._file.fd, piece.start, buffer)
-                write_exactly(self._saved_fd, piece.start, buffer)
+                await self._disk.read(self._file.fd, piece.start, buffer)
+                await self._disk.write(self._saved_fd, piece.start, buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with frozen bytes that are all present. Blocking; any thread."""
@@ -294,8 +295,10 @@ class Frozen:
 
     def missing(self, span: Span) -> Iterator[Span]:
         """Yield the clean bytes of a span that must be fetched before `body` can be read."""
-        untouched = self._file.present.minus(self.written_since)
-        return untouched.union(self._saved).missing(span)
+        present = self._file.present
+        for unsaved in self._saved.missing(span):
+            lost = (*present.missing(unsaved), *self.written_since.within(unsaved))
+            yield from SpanSet(lost)
 
     def body(self, span: Span) -> Body:
         """Return a span, all present, as something to upload."""

@@ -16,8 +16,9 @@ async def make_staged(tmp_path, budget):
     """Make staged files over a base of a size; all of them are closed at the end."""
     made = []
 
-    def make(base_size=0):
-        staged = StagedFile(tmp_path / f"staged-{len(made)}", budget, base_size, Disk())
+    def make(base_size=0, disk=None):
+        path = tmp_path / f"staged-{len(made)}"
+        staged = StagedFile(path, budget, base_size, disk or Disk())
         made.append(staged)
         return staged
 

@@ -2,7 +2,7 @@
 
 import os
 import random
-import threading
+import tracemalloc
 
 import pytest
 import trio
@@ -11,8 +11,8 @@ from vfs.errors import FullError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk
-from vfs.stage.file import Frozen, LiveBody, StagedFile
-from vfs.values import KIB, MIB, Span
+from vfs.stage.file import LiveBody, StagedFile
+from vfs.values import GIB, KIB, MIB, Span
 
 
 async def put(staged, offset, data):
@@ -204,29 +204,60 @@ async def test_a_closed_file_is_gone_unless_it_holds_the_only_copy(make_staged):
     assert not list(kept.path.parent.glob(".saved*"))
 
 
-async def test_a_write_that_saves_frozen_bytes_may_outlast_the_commit(make_staged, monkeypatch):
-    staged = make_staged()
+class HeldDisk(Disk):
+    """A disk whose next write begins when it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.go_on = trio.Event(), trio.Event()
+        self.go_on.set()
+
+    async def write(self, fd, offset, data):
+        self.begun.set()
+        await self.go_on.wait()
+        await super().write(fd, offset, data)
+
+
+async def test_a_write_that_saves_frozen_bytes_may_outlast_the_commit(make_staged):
+    disk = HeldDisk()
+    staged = make_staged(disk=disk)
     await put(staged, 0, b"a" * 1000)
     await staged.freeze()
-    started, go_on = threading.Event(), threading.Event()
-    copy = Frozen._copy
-
-    def slow(frozen, spans):
-        started.set()
-        assert go_on.wait(10)
-        copy(frozen, spans)
-
-    monkeypatch.setattr(Frozen, "_copy", slow)
+    disk.begun, disk.go_on = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, staged, 100, b"b" * 10)
-        await trio.to_thread.run_sync(started.wait)
+        await disk.begun.wait()
         staged.thaw(base_size=1000)
         other = make_staged()  # takes the next free descriptors
         await put(other, 0, b"other")
-        go_on.set()
+        disk.go_on.set()
     assert await text(other, 0, 5) == b"other"
     assert await text(staged, 0, 1000) == b"a" * 100 + b"b" * 10 + b"a" * 890
     assert staged.dirty == SpanSet([Span(100, 110)])
+
+
+async def test_what_a_write_or_a_part_costs_does_not_grow_with_the_number_of_changes(tmp_path):
+    many = SpanSet(Span(at, at + 4 * KIB) for at in range(0, GIB, 16 * KIB))
+    budget = StageBudget(GIB, wait_s=1)
+    budget.settle(-many.size)
+    staged = StagedFile(tmp_path / "many", budget, GIB, Disk())
+    staged.present = staged.dirty = many  # 65,536 spans, without as many writes
+    frozen = await staged.freeze()
+
+    async def work():
+        await put(staged, 160 * KIB, bytes(12 * KIB))
+        part = Span(100 * KIB, 200 * KIB)
+        assert sum(gap.size for gap in frozen.missing(part)) == part.size - 6 * 4 * KIB
+
+    await work()  # what is made once is made now
+    tracemalloc.start()
+    try:
+        await work()
+        assert tracemalloc.get_traced_memory()[1] < 128 * KIB  # a copy of the set takes a MiB
+    finally:
+        tracemalloc.stop()
+    staged.close()
+    assert budget.used_bytes == 0
 
 
 class _Model:
