@@ -42,6 +42,7 @@ class StagedFile:
         self._budget = budget
         self._disk = disk
         self._readers = 0
+        self._in_flight = Span(0, 0)  # what is being written: not clean any more, nor dirty yet
         self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
@@ -88,12 +89,15 @@ class StagedFile:
             self._budget.settle(reserved)
 
     async def _write(self, span: Span, data: bytes | memoryview) -> None:
+        self._in_flight = span
         try:
             if self._frozen is not None:
                 await self._frozen.keep(span)
             await self._disk.write(self._fd, span.start, data)
         except OSError as error:
             raise stage_error(error, self.path) from error
+        finally:
+            self._in_flight = Span(0, 0)
 
     def _extend(self, size: int) -> None:
         grown = Span(self.size, size)
@@ -195,7 +199,7 @@ class StagedFile:
         """Give back the space of bytes that the store has."""
         if self._frozen is not None or self._readers or self._fd < 0:
             return
-        clean = self.present.minus(self.dirty).minus(self.holes)
+        clean = self.present.minus(self.dirty).minus(self.holes).remove(self._in_flight)
         for span in clean:
             punch_hole(self._fd, span)
         self.present = self.present.minus(clean)

@@ -36,6 +36,25 @@ def charged(staged):
     return staged.present.minus(staged.holes).size
 
 
+class HeldDisk(Disk):
+    """A disk whose writes can be held before they begin, or before they return."""
+
+    def __init__(self):
+        super().__init__()
+        self.hold_at = None
+        self.held, self.go_on = trio.Event(), trio.Event()
+
+    async def write(self, fd, offset, data):
+        await self._pass("begin")
+        await super().write(fd, offset, data)
+        await self._pass("end")
+
+    async def _pass(self, point):
+        if point == self.hold_at:
+            self.held.set()
+            await self.go_on.wait()
+
+
 @pytest.mark.promise("S-write-1")
 async def test_what_was_written_is_read_back(make_staged):
     staged = make_staged()
@@ -173,6 +192,25 @@ async def test_nothing_is_dropped_under_a_reader_or_a_commit(make_staged):
     assert staged.present == EMPTY
 
 
+async def test_bytes_that_are_being_written_are_not_dropped_with_the_clean_ones(
+    make_staged, budget
+):
+    disk = HeldDisk()
+    staged = make_staged(disk=disk)
+    await put(staged, 0, b"a" * MIB)
+    await staged.freeze()
+    staged.thaw(base_size=MIB)
+    disk.hold_at = "end"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put, staged, 8 * KIB, b"b" * 8 * KIB)
+        await disk.held.wait()
+        staged.drop_clean()
+        disk.go_on.set()
+    assert staged.present == staged.dirty == SpanSet([Span(8 * KIB, 16 * KIB)])
+    assert await text(staged, 8 * KIB, 16 * KIB) == b"b" * 8 * KIB
+    assert budget.used_bytes == 8 * KIB
+
+
 async def test_a_write_that_does_not_fit_changes_nothing(make_staged, tmp_path):
     small = StageBudget(1000, wait_s=1)
     staged = StagedFile(tmp_path / "small", small, 0, Disk())
@@ -204,29 +242,15 @@ async def test_a_closed_file_is_gone_unless_it_holds_the_only_copy(make_staged):
     assert not list(kept.path.parent.glob(".saved*"))
 
 
-class HeldDisk(Disk):
-    """A disk whose next write begins when it is let go."""
-
-    def __init__(self):
-        super().__init__()
-        self.begun, self.go_on = trio.Event(), trio.Event()
-        self.go_on.set()
-
-    async def write(self, fd, offset, data):
-        self.begun.set()
-        await self.go_on.wait()
-        await super().write(fd, offset, data)
-
-
 async def test_a_write_that_saves_frozen_bytes_may_outlast_the_commit(make_staged):
     disk = HeldDisk()
     staged = make_staged(disk=disk)
     await put(staged, 0, b"a" * 1000)
     await staged.freeze()
-    disk.begun, disk.go_on = trio.Event(), trio.Event()
+    disk.hold_at = "begin"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, staged, 100, b"b" * 10)
-        await disk.begun.wait()
+        await disk.held.wait()
         staged.thaw(base_size=1000)
         other = make_staged()  # takes the next free descriptors
         await put(other, 0, b"other")
