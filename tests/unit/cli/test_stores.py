@@ -170,9 +170,12 @@ def test_an_empty_place_is_refused(bucket, vfs):
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
 
 
-def test_a_download_goes_to_standard_output(bucket, vfs):
-    outcome = vfs("cp", f"{bucket}/a.img", "/dev/stdout")
+def test_a_download_goes_to_standard_output(bucket, vfs, tmp_path):
+    # As /dev/stdout is, which a mistake would replace for the whole machine.
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    outcome = vfs("cp", f"{bucket}/a.img", tmp_path / "stdout")
     assert (outcome.code, outcome.out) == (0, "a" * 2000)
+    assert (tmp_path / "stdout").is_symlink()
 
 
 @pytest.mark.parametrize("target", ["{}", "{}/", "{}/a.img"])

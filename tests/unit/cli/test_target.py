@@ -1,4 +1,7 @@
-"""What downloads are written into: files, links, devices, pipes, and what takes no bytes."""
+"""What downloads are written into: files, links, devices, pipes, and what takes no bytes.
+
+Devices have names of the test's own: code that replaced one would not take the machine's along.
+"""
 
 import os
 import socket
@@ -169,13 +172,30 @@ async def test_a_pipe_that_nobody_reads_can_be_interrupted(store, tmp_path):
     os.close(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK))
 
 
+def node(path, like):
+    """Make a device node of our own for a device of the machine's."""
+    found = os.stat(like)
+    try:
+        os.mknod(path, found.st_mode, found.st_rdev)
+        os.close(os.open(path, os.O_WRONLY))
+    except PermissionError as error:
+        pytest.skip(f"no device nodes here: {error}")
+    return path
+
+
 async def test_a_character_device_stays_one(store, tmp_path):
-    (tmp_path / "null").symlink_to(os.devnull)
-    await download(store, tmp_path / "null")
-    assert (tmp_path / "null").is_char_device()
+    device = node(tmp_path / "null", os.devnull)
+    (tmp_path / "link").symlink_to(device)
+    await download(store, tmp_path / "link")
+    assert (tmp_path / "link").readlink() == device
+    assert device.is_char_device()
+
+
+async def test_a_device_without_room_is_named(store, tmp_path):
+    device = node(tmp_path / "full", "/dev/full")
     with pytest.raises(ExceptionGroup) as caught:
-        await download(store, Path("/dev/full"))
-    assert caught.group_contains(OSError, match="No space left on device: '/dev/full'")
+        await download(store, device)
+    assert caught.group_contains(OSError, match=f"No space left on device: '{device}'")
 
 
 async def test_an_open_file_of_ours_is_written_from_where_it_stands(store, tmp_path):
@@ -214,9 +234,11 @@ def device(tmp_path):
     )
     if made.returncode:
         pytest.skip(f"no loop device: {made.stderr.strip()}")
-    path = Path(made.stdout.strip())
-    yield path
-    subprocess.run(["losetup", "-d", path], check=True)
+    loop = made.stdout.strip()
+    try:
+        yield node(tmp_path / "device", loop)
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
 
 
 async def test_a_block_device_is_written_from_its_start_and_stays_one(store, device, tmp_path):
