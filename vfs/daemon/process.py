@@ -34,14 +34,12 @@ from vfs.runtime import (
     write_record,
 )
 from vfs.tasks import open_tasks
-from vfs.tree.context import Context
+from vfs.tree.uploader import Uploader
 from vfs.values import Key
 
 log = logging.getLogger(__name__)
 
-SIDECAR_PAUSE_S = 1.0
 PROGRESS_S = 0.2
-COMPACT_BYTES = 64 << 10
 
 
 async def serve_mount(spec: MountSpec, mountpoint: Path, ready: Callable[[], None]) -> int:
@@ -51,31 +49,13 @@ async def serve_mount(spec: MountSpec, mountpoint: Path, ready: Callable[[], Non
         return await _Daemon(spec, mountpoint, mount).run(ready)
 
 
-async def upload_sidecars(context: Context) -> bool:
-    """Store changed attributes; False when some could not be stored."""
-    stored = True
-    for sidecar in context.sidecars.pending:
-        try:
-            await context.sidecars.upload(sidecar.directory)
-        except VfsError as error:
-            stored = False
-            log.warning(
-                "attributes of %r not stored yet, tried again: %s", sidecar.directory, error.message
-            )
-        except Exception:
-            stored = False
-            log.exception("attributes of %r: unexpected error, tried again", sidecar.directory)
-    if not context.sidecars.pending:
-        await context.journal.settle(COMPACT_BYTES)
-    return stored
-
-
 class _Daemon:
     def __init__(self, spec: MountSpec, mountpoint: Path, mount: Mount) -> None:
         self._spec = spec
         self._mountpoint = mountpoint
         self._mount = mount
         self._context = mount.fs.context
+        self._uploader = Uploader(self._context.sidecars, self._context.journal)
         self._report = Report(spec, mountpoint, mount)
         self._draining = trio.CancelScope()
         self._stops = 0
@@ -118,7 +98,7 @@ class _Daemon:
     async def _serve(self, ready: Callable[[], None]) -> None:
         async with open_tasks() as nursery:
             nursery.start_soon(self._watch_signals)
-            nursery.start_soon(self._upload_sidecars)
+            nursery.start_soon(self._uploader.run)
             nursery.start_soon(self._become_ready, ready)
             await session.serve()
             if self._report.state == "starting":
@@ -157,12 +137,6 @@ class _Daemon:
             await trio.sleep(PROGRESS_S)
         session.stop_serving()
 
-    async def _upload_sidecars(self) -> None:
-        """Store changed attributes in batches, a directory at most once a second."""
-        while True:
-            await trio.sleep(SIDECAR_PAUSE_S)
-            await upload_sidecars(self._context)
-
     # Ending
 
     async def _watch_signals(self) -> None:
@@ -194,9 +168,7 @@ class _Daemon:
             await self._context.committer.drain()
             while self._mount.conflicts.active:  # noqa: ASYNC110 - rare, and short
                 await trio.sleep(PROGRESS_S)
-            # A pause between attempts, not a poll.
-            while not await upload_sidecars(self._context):  # noqa: ASYNC110
-                await trio.sleep(SIDECAR_PAUSE_S)
+            await self._uploader.drain()
             nursery.cancel_scope.cancel()
         return not watch.stalled
 
