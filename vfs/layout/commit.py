@@ -207,7 +207,7 @@ class PlainDraft(Draft):
         clean = EMPTY
         if self._base is not None and features.copy_part:
             reach = Span(0, min(self._base.size, content.size))
-            clean = SpanSet(content.changed.missing(reach))
+            clean = SpanSet([reach]).minus(content.changed)
         plan = self._plan(content, clean)
         if self._uploaded - {step.number for step in plan}:
             # A part that was sent and is void now cannot be left out: Ceph 16 refuses to finish an

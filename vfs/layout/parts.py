@@ -185,17 +185,19 @@ def _plan_gap(
         return []
     room = numbers[1] - numbers[0] + 1
     on_grid = grid.number(gap.stop - 1) <= numbers[1]
-    if not clean.touches(gap) and on_grid:
+    runs = list(clean.within(gap))
+    if not runs and on_grid:
         return _numbered(_grid_pieces(gap, clean, grid), numbers[0])
     # Mending adds less than two of the smallest parts to a piece.
     most = rules.max_bytes - 2 * rules.min_bytes
     unit = max(rules.min_bytes, min(DELTA_UNIT_BYTES, most))
     # Larger uploads before coarser units: half the numbers go to what is dirty.
-    dirty = sum(run.size for run in clean.missing(gap))
+    dirty = gap.size - sum(run.size for run in runs)
     piece = max(UPLOAD_BYTES, -(-2 * dirty // max(room, 1)))
     while unit <= most:
+        runs = [run for run in runs if run.size >= unit or run == gap]  # no other fills a cell
         caps = most // unit * unit, min(most, max(unit, piece))
-        pieces = _mend_small(_cells(gap, clean, unit, caps, rules), size, rules)
+        pieces = _mend_small(_cells(gap, runs, unit, caps, rules), size, rules)
         if len(pieces) <= room:
             return _numbered(pieces, numbers[0])
         unit *= 2
@@ -208,7 +210,7 @@ def _grid_pieces(gap: Span, clean: SpanSet, grid: Grid) -> list[tuple[Span, bool
 
 
 def _cells(
-    gap: Span, clean: SpanSet, unit: int, caps: tuple[int, int], rules: PartRules
+    gap: Span, clean: Sequence[Span], unit: int, caps: tuple[int, int], rules: PartRules
 ) -> list[tuple[Span, bool]]:
     """Cut on multiples of `unit`, join cells of one kind, and cap copies and uploads."""
     runs: list[tuple[Span, bool]] = []
@@ -224,10 +226,10 @@ def _cells(
     return out
 
 
-def _runs(gap: Span, clean: SpanSet, unit: int) -> Iterator[tuple[int, int, bool]]:
+def _runs(gap: Span, clean: Sequence[Span], unit: int) -> Iterator[tuple[int, int, bool]]:
     """Yield `(start, stop, copied)` on the unit's grid: copied only where all of it is clean."""
     position = gap.start
-    for run in clean.within(gap):
+    for run in clean:
         first = gap.start if run.start == gap.start else -(-run.start // unit) * unit
         last = gap.stop if run.stop == gap.stop else run.stop // unit * unit
         if last - first < unit and not (first == gap.start and last == gap.stop):
