@@ -311,6 +311,8 @@ def check_url(url: str) -> None:
     """
     scheme, _, rest = url.partition("://")
     shown = redact(url)
+    if not url:
+        raise ConfigError("the URL is empty")
     if not is_url(url):
         raise ConfigError(f"{shown}: not a URL; {_directory_hint(url)}")
     if scheme.lower() in LATER_SCHEMES:
@@ -393,6 +395,8 @@ def _directories(environ: Mapping[str, str], system: Path) -> tuple[Path, Path]:
 def _find_mount(
     name: str, environ: Mapping[str, str], file: Path | None, system: Path
 ) -> dict[str, Given]:
+    if not name:
+        raise ConfigError("neither a URL nor a name is given: it is empty")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{redact(name)}: neither a URL nor a name; {_directory_hint(name)}")
     candidates = (

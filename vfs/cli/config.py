@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vfs.cli.verb import Verb, as_json
+from vfs.cli.verb import Verb, as_json, local
 from vfs.config import (
     SECTIONS,
     MountSpec,
@@ -19,7 +19,7 @@ from vfs.config import (
 
 VERSION = 1
 
-FILE = click.argument("file", type=Path, required=False)
+FILE = click.argument("file", type=local, required=False)
 
 
 @click.group("config", context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,6 +63,10 @@ def show_command(file: Path | None, json_output: bool) -> None:
 
 def _specs(file: Path | None) -> Mapping[Path, Mapping[str, MountSpec]]:
     paths = config_files(os.environ) if file is None else [file]
+    # What is said for every mount may be wrong without any mount.
+    load_config("mem://defaults", (), os.environ, None)
+    for path in paths:
+        load_config("mem://defaults", (), os.environ, path)
     return {path: file_specs(read_config_file(path), os.environ) for path in paths}
 
 

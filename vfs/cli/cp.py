@@ -26,7 +26,6 @@ from vfs.config import Config, check_url, is_url, load_options, local_path
 from vfs.errors import (
     ConfigError,
     InvalidNameError,
-    IsDirectoryError,
     NotFoundError,
     UnsupportedError,
 )
@@ -64,7 +63,7 @@ def cp_command(
 ) -> None:
     """Copy SRC to DST; each is a local path or a URL.
 
-    A local file is replaced when all its bytes are there; a device or a pipe gets them as they come.
+    A local file is replaced when all its bytes are there; devices and pipes get them as they come.
     """
     ends = parse_end(source), parse_end(target)
     check_target(ends[1], target, recursive=recursive)
@@ -106,7 +105,7 @@ async def _copy(
 ) -> tuple[int, int]:
     """Copy and return the number of files and of their bytes."""
     if isinstance(source, Path) and isinstance(target, Path):
-        raise UnsupportedError(f"{source} and {target} are both local; use cp")
+        raise ConfigError(f"{source} and {target} are both local; use cp")
     async with AsyncExitStack() as stack:
         stores: dict[str, Store] = {}
         for end in (source, target):
@@ -164,7 +163,7 @@ async def _carry_out(
 def plan_upload(source: Path, target: End, *, recursive: bool) -> list[Job]:
     """Return the files of a local path and the keys they become.
 
-    Errors: IsDirectoryError without `recursive`; InvalidNameError, NotPermittedError for a name
+    Errors: ConfigError without `recursive`; InvalidNameError, NotPermittedError for a name
     that no object may have; OSError.
     """
     assert isinstance(target, Location)  # noqa: S101 - two local ends were refused before
@@ -175,7 +174,7 @@ def plan_upload(source: Path, target: End, *, recursive: bool) -> list[Job]:
         _check_regular(source, found.st_mode)
         return [Job(source, place.key, found.st_size)]
     if not recursive:
-        raise IsDirectoryError(f"{source} is a directory; -r copies everything below it")
+        raise ConfigError(f"{source} is a directory; -r copies everything below it")
     jobs: list[Job] = []
     for directory, _, names in os.walk(source, onerror=_raise):
         for name in sorted(names):
@@ -208,7 +207,7 @@ async def plan_from_store(
 ) -> list[Job]:
     """Return the objects of a place and where they go.
 
-    Errors: NotFoundError; IsDirectoryError without `recursive`; those of the store.
+    Errors: NotFoundError; ConfigError without `recursive`; those of the store.
     """
     single = await _find_single(store, source)
     if single is not None:
@@ -221,7 +220,7 @@ async def plan_from_store(
     if not below:
         raise NotFoundError(f"{source.url_of(source.key)}: nothing is there")
     if not recursive:
-        raise IsDirectoryError(
+        raise ConfigError(
             f"{source.url_of(source.key)} is a directory; -r copies everything below it"
         )
     jobs: list[Job] = []

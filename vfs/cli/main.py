@@ -161,7 +161,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
             return error.message, EXIT_USAGE
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "vfs"
-            return f"{error.format_message()} Try {path} --help.", EXIT_USAGE
+            said = error.format_message().rstrip(".")
+            return f"{said}. Try {path} --help.", EXIT_USAGE
         case click.ClickException():
             return error.format_message(), EXIT_FAILED
         case VfsError():

@@ -12,7 +12,7 @@ import click
 from vfs.cli.background import run_in_background
 from vfs.cli.mounts import resolve
 from vfs.cli.preflight import check_mount, hidden_content
-from vfs.cli.verb import Verb, option_strings
+from vfs.cli.verb import Verb, local, option_strings
 from vfs.config import MountSpec, load_config
 from vfs.log import configure_log
 
@@ -31,12 +31,12 @@ class Daemon(Protocol):
 @click.option(
     "--config",
     "file",
-    type=Path,
+    type=local,
     metavar="FILE",
     help="Read the options, and NAME, from this file.",
 )
 @click.argument("url", metavar="URL|NAME")
-@click.argument("mountpoint", type=Path)
+@click.argument("mountpoint", type=local)
 def mount_command(
     url: str, mountpoint: Path, foreground: bool, options: Sequence[str], file: Path | None
 ) -> int:

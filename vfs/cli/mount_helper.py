@@ -18,6 +18,7 @@ from vfs.cli.main import run
 from vfs.cli.mount import mount
 from vfs.cli.mounts import resolve
 from vfs.cli.preflight import check_mount
+from vfs.cli.verb import local
 from vfs.config import CONTRACT_OPTIONS, load_config
 from vfs.errors import ConfigError, UnsupportedError
 from vfs.options import split_options
@@ -83,7 +84,7 @@ def sort_options(strings: Sequence[str], *, tolerant: bool) -> FstabOptions:
 @click.option("-t", "_type", metavar="TYPE", help="Accepted; always fuse.vfs.")
 @click.option("-o", "options", multiple=True, metavar="OPTS", help="Options.")
 @click.argument("spec", metavar="SPEC")
-@click.argument("directory", metavar="DIR", type=Path)
+@click.argument("directory", metavar="DIR", type=local)
 def helper_command(  # noqa: PLR0913 - mount(8) has that many switches
     *,
     spec: str,

@@ -72,8 +72,10 @@ async def _keys(store: Store, where: Location, *, recursive: bool) -> list[Key]:
         try:
             keys.append((await store.head(where.key)).key)
         except NotFoundError:
-            if not recursive:
-                raise
+            if not recursive and (await store.list(where.prefix, limit=1)).objects:
+                raise ConfigError(
+                    f"{where.url_of(where.key)} is a directory; -r removes everything below it"
+                ) from None
     if recursive:
         kept: set[str] = set()  # markers of directories that stay
         async for entry in walk(store, where.prefix):

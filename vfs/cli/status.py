@@ -14,7 +14,7 @@ import click
 from vfs.cli.client import Fields, all_mounts, ask, number
 from vfs.cli.mounts import resolve
 from vfs.cli.text import show_bytes
-from vfs.cli.verb import Verb, as_json
+from vfs.cli.verb import Verb, as_json, local, seconds
 from vfs.errors import MetadataError, VfsError
 from vfs.runtime import EXIT_DIRTY, EXIT_FAILED, EXIT_NOT_FOUND, Record, is_alive
 
@@ -29,11 +29,11 @@ HEALTHY = ("starting", "ready", "draining")
 @click.option(
     "--max-age",
     "max_age_s",
-    type=click.FloatRange(0),
+    type=seconds,
     metavar="S",
     help="With --check: fail when something has waited longer to be stored.",
 )
-@click.argument("mountpoint", type=Path, required=False)
+@click.argument("mountpoint", type=local, required=False)
 def status_command(
     mountpoint: Path | None, json_output: bool, check: bool, max_age_s: float | None
 ) -> int:

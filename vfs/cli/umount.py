@@ -15,7 +15,7 @@ import click
 from vfs.cli.client import Fields, ask, find_mount, number
 from vfs.cli.drain import drain
 from vfs.cli.mounts import FILESYSTEM_TYPE, MountEntry, detach, find_entry, is_dead, resolve
-from vfs.cli.verb import Verb
+from vfs.cli.verb import Verb, local, seconds
 from vfs.errors import ConfigError, NotFoundError, UnreachableError, VfsError
 from vfs.runtime import EXIT_DIRTY, ExitError, Record, is_alive, record_path
 
@@ -24,11 +24,9 @@ END_S = 60.0
 
 
 @click.command("umount", cls=Verb)
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0), metavar="SECONDS", help="Give up then."
-)
+@click.option("--timeout", "timeout_s", type=seconds, metavar="SECONDS", help="Give up then.")
 @click.option("--lazy", is_flag=True, help="Detach now and let the daemon store the rest.")
-@click.argument("mountpoint", type=Path)
+@click.argument("mountpoint", type=local)
 def umount_command(mountpoint: Path, timeout_s: float | None, lazy: bool) -> int:
     """Unmount MOUNTPOINT when everything is stored.
 

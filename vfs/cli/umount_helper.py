@@ -7,6 +7,7 @@ import click
 
 from vfs.cli.main import run
 from vfs.cli.umount import unmount
+from vfs.cli.verb import local
 from vfs.errors import UnsupportedError
 
 
@@ -18,7 +19,7 @@ from vfs.errors import UnsupportedError
 @click.option("-v", "verbose", is_flag=True, help="Say what is done.")
 @click.option("-N", "namespace", metavar="NS", help="Refused: call it in that namespace.")
 @click.option("-t", "_type", metavar="TYPE", help="Accepted; always fuse.vfs.")
-@click.argument("directory", metavar="DIR", type=Path)
+@click.argument("directory", metavar="DIR", type=local)
 def helper_command(
     *,
     directory: Path,

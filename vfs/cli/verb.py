@@ -1,6 +1,8 @@
 """What every command shares: how it is declared, and how it refuses what is not built yet."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import click
@@ -16,6 +18,24 @@ class Verb(click.Command):
     @override
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), DEBUG]
+
+
+def local(text: str) -> Path:
+    """Return a local path; an empty one, of a variable that is not set, is no current directory."""
+    if not text:
+        raise click.BadParameter("the path is empty.")
+    return Path(text)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not found >= 0:  # as no NaN is
+        raise click.BadParameter(f"{text!r} is not a number of seconds, 0 or more.")
+    return found
 
 
 # Only declared here: `run` in main.py looks for it, also when the line cannot be parsed.

@@ -41,6 +41,15 @@ def test_a_mistake_in_a_file_is_exit_code_2_with_its_place(vfs, file):
     assert f"option memory ({file}: memory): '2Q' is not a size" in outcome.err
 
 
+def test_mistakes_that_are_of_no_mount_are_found_too(vfs, file, monkeypatch):
+    file.write_text('memory = "2Q"\n')
+    outcome = vfs("config", "check", file)
+    assert (outcome.code, "'2Q' is not a size" in outcome.err) == (2, True)
+    monkeypatch.setenv("VFS_MEMORY", "lots")
+    outcome = vfs("config", "check")
+    assert (outcome.code, "VFS_MEMORY" in outcome.err) == (2, True)
+
+
 def test_show_tells_every_value_and_where_it_was_said(vfs, file, monkeypatch):
     monkeypatch.setenv("VFS_UID", "7")
     lines = vfs("config", "show", file).out.splitlines()

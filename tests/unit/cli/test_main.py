@@ -72,7 +72,7 @@ def test_every_error_has_its_exit_code():
         (FileNotFoundError(2, "No such file", "/x"), 3, "vfs: /x: No such file"),
         (PermissionError(13, "Permission denied", "/x"), 4, "vfs: /x: Permission denied"),
         (OSError(28, "No space left"), 1, "vfs: No space left"),
-        (click.UsageError("wrong"), 2, "vfs: wrong Try vfs --help."),
+        (click.UsageError("wrong"), 2, "vfs: wrong. Try vfs --help."),
         (ValueError("oops"), 1, "vfs: unexpected ValueError: oops; --debug shows more"),
         (
             ExceptionGroup("g", [ValueError("x"), ExceptionGroup("h", [UnreachableError("far")])]),
@@ -112,7 +112,11 @@ def test_debug_shows_the_traceback_too(vfs):
         ("mount", "Missing argument 'URL|NAME'. Try vfs mount --help."),
         ("mount --nonsense", "No such option"),
         ("status --max-age 5", "--max-age belongs to --check."),
-        ("flush --timeout x /", "Invalid value for '--timeout'"),
+        ("flush --timeout x /", "'--timeout': 'x' is not a number of seconds, 0 or more. Try"),
+        ("umount --timeout -1 /", "'-1' is not a number of seconds, 0 or more."),
+        ("status --check --max-age nan", "'nan' is not a number of seconds, 0 or more."),
+        ("ls a b", "Got unexpected extra argument (b). Try vfs ls --help."),
+        ("stat /tmp", "a local directory is written file:///tmp"),
         ("ls ftp://x", "ftp://x: unknown kind of store"),
         ("ls gs://x", "not in this version"),
         ("ls -o memry=1 mem://x", "did you mean memory?"),
@@ -123,6 +127,27 @@ def test_a_mistake_in_the_command_line_is_one_line(line, message, vfs):
     outcome = vfs(*line.split())
     assert outcome.code == (3 if "nofile" in line else 2)
     assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mount", "mem://x", ""], "'MOUNTPOINT': the path is empty."),
+        (["mount", "", "/nowhere"], "neither a URL nor a name is given"),
+        (["mount", "--config", "", "x", "/nowhere"], "'--config': the path is empty."),
+        (["umount", ""], "'MOUNTPOINT': the path is empty."),
+        (["status", ""], "'[MOUNTPOINT]': the path is empty."),
+        (["flush", ""], "'PATH': the path is empty."),
+        (["config", "check", ""], "'[FILE]': the path is empty."),
+        (["ls", ""], "the URL is empty"),
+        (["stat", ""], "the URL is empty"),
+        (["rm", "-r", ""], "the URL is empty"),
+    ],
+)
+def test_a_variable_that_was_not_set_is_not_the_current_directory(words, message, vfs):
+    outcome = vfs(*words)
+    assert (outcome.code, message in outcome.err) == (2, True), outcome.err
     assert outcome.err.count("\n") == 1
 
 

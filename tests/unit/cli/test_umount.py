@@ -208,11 +208,22 @@ def test_ctrl_c_stops_the_waiting_only(vfs, runtime, kernel, tmp_path):
 
 
 def test_flush_asks_for_the_path_inside_the_mount(vfs, runtime, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.img").touch()
     with FakeDaemon(runtime, tmp_path, answering({"ok": True})) as daemon:
         assert vfs("flush", tmp_path / "a/b.img").code == 0
         assert vfs("flush", "--timeout", "3", tmp_path).code == 0
     asked = [(request["verb"], request["path"], request["timeout_s"]) for request in daemon.asked]
     assert asked == [("flush", "a/b.img", None), ("flush", None, 3)]
+
+
+def test_flush_of_a_mistyped_name_is_not_found(vfs, runtime, tmp_path):
+    with FakeDaemon(runtime, tmp_path, answering({"ok": True})):
+        outcome = vfs("flush", tmp_path / "none.img")
+    assert (outcome.code, outcome.err) == (
+        3,
+        f"vfs: {tmp_path}/none.img: no such file or directory\n",
+    )
 
 
 def test_flush_outside_of_any_mount_is_not_found(vfs, runtime, tmp_path):
