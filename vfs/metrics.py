@@ -37,6 +37,7 @@ class Health:
     """Whether a store can be used, as far as its last requests tell."""
 
     up: bool = True
+    answered: bool = False  # at least once
     latency_s: float | None = None  # of requests that were answered, a moving average
     last_error: str | None = None  # of the last request that found it unusable
 

@@ -26,6 +26,12 @@ def uploader(shell):
 
 
 @pytest.fixture
+def running(uploader, changed, nursery):
+    nursery.start_soon(uploader.run)
+    return uploader
+
+
+@pytest.fixture
 async def changed(shell, store):
     """Some directories whose attributes are not stored yet."""
     for name in "abc":
@@ -48,12 +54,11 @@ def test_pauses_double_up_to_a_minute():
 
 
 async def test_a_store_that_is_down_is_asked_more_and_more_rarely(
-    changed, uploader, store, nursery, autojump_clock, expect_log, caplog
+    changed, running, store, autojump_clock, expect_log, caplog
 ):
     expect_log("attributes of .* not stored yet .*, kept and tried again: no route")
     caplog.set_level(logging.INFO)
     store.fail("", DOWN, times=10**6)
-    nursery.start_soon(uploader.run)
     await trio.sleep(HOUR_S)
     assert 60 <= len(store.calls) <= 80
     assert len(caplog.records) <= 8
@@ -67,11 +72,10 @@ async def test_a_store_that_is_down_is_asked_more_and_more_rarely(
 
 
 async def test_a_directory_that_fails_alone_holds_nobody_up(
-    changed, uploader, store, nursery, autojump_clock, expect_log, caplog
+    changed, running, store, autojump_clock, expect_log, caplog
 ):
     expect_log("attributes of 'a'")
     store.fail("write", DeniedError("not there"), key="a/.vfs.attrs", times=10**6)
-    nursery.start_soon(uploader.run)
     await trio.sleep(1.5)
     assert [sidecar.directory for sidecar in changed.pending] == ["a"]
     await trio.sleep(HOUR_S)
@@ -80,24 +84,22 @@ async def test_a_directory_that_fails_alone_holds_nobody_up(
 
 
 async def test_a_key_that_never_answers_starves_no_other_directory(
-    changed, uploader, store, nursery, autojump_clock, expect_log
+    changed, running, store, autojump_clock, expect_log
 ):
     expect_log("attributes of 'a'")
     store.fail("write", DOWN, key="a/.vfs.attrs", times=10**6)
-    nursery.start_soon(uploader.run)
     await trio.sleep(10)
     assert [sidecar.directory for sidecar in changed.pending] == ["a"]
 
 
 async def test_draining_tries_at_once_what_had_been_left_alone(
-    changed, uploader, store, nursery, autojump_clock, expect_log
+    changed, running, store, autojump_clock, expect_log
 ):
     expect_log("not stored yet")
     store.fail("", DOWN, times=10**6)
-    nursery.start_soon(uploader.run)
     await trio.sleep(HOUR_S)
     store.script.clear()
     before = trio.current_time()
-    await uploader.drain()
+    await running.drain()
     assert not changed.pending
     assert trio.current_time() - before < 1

@@ -1,6 +1,7 @@
 """Whether a store can be used, by how its requests end."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import trio
@@ -26,8 +27,8 @@ from vfs.store.wrap.retry import RetryingStore
 from vfs.values import Key, Span
 
 KEY = Key("disk.img")
-UP = Health(up=True, latency_s=1.0, last_error=None)
-DOWN = Health(up=False, latency_s=1.0, last_error="it was down")
+UP = Health(up=True, answered=True, latency_s=1.0, last_error=None)
+DOWN = Health(up=False, answered=True, latency_s=1.0, last_error="it was down")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ DOWN = Health(up=False, latency_s=1.0, last_error="it was down")
     ids=lambda error: error.code,
 )
 def test_a_failure_for_want_of_the_store_takes_it_down(error):
-    assert after(UP, error, 5.0) == Health(up=False, latency_s=1.0, last_error="why")
+    assert after(UP, error, 5.0) == replace(DOWN, last_error="why")
     assert after(DOWN, error, 5.0).last_error == "why"
 
 
@@ -53,7 +54,7 @@ def test_a_failure_for_want_of_the_store_takes_it_down(error):
     ids=["success", "missing", "conflict", "stale"],
 )
 def test_an_answer_of_any_kind_brings_it_up(error):
-    assert after(DOWN, error, 1.0) == Health(up=True, latency_s=1.0, last_error="it was down")
+    assert after(DOWN, error, 1.0) == replace(UP, last_error="it was down")
 
 
 @pytest.mark.parametrize("error", [UnsupportedError("no"), InvalidError("no")])
@@ -65,6 +66,8 @@ def test_what_may_not_come_from_the_store_says_nothing(health, error):
 def test_the_latency_follows_the_answers_slowly():
     assert after(Health(), None, 4.0).latency_s == 4.0
     assert after(UP, None, 9.0).latency_s == 2.0
+    assert after(UP, None, None).latency_s == 1.0
+    assert after(Health(), None, None) == Health(answered=True)
     assert after(UP, UnreachableError("why", key=KEY), 60.0).latency_s == 1.0
 
 
@@ -116,6 +119,12 @@ async def test_before_its_first_answer_nothing_is_logged(store, faulty, metrics,
     with pytest.raises(DeniedError):
         await store.probe(write=False)
     assert not metrics.health[store.url].up
+
+
+async def test_a_probe_is_no_measure_of_one_request(store, faulty, metrics, autojump_clock):
+    faulty.delay("probe", 3)
+    await store.probe(write=False)
+    assert metrics.health[store.url] == Health(answered=True)
 
 
 async def test_a_call_that_is_cancelled_says_nothing(store, faulty, metrics, autojump_clock):

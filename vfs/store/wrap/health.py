@@ -38,10 +38,11 @@ _UNUSABLE = (TransientError, DeniedError, AuthenticationError, ConfigError)
 _ANSWERS = (NotFoundError, ConflictError, ExistsError, StaleError)
 
 
-def after(health: Health, error: VfsError | None, took_s: float) -> Health:
+def after(health: Health, error: VfsError | None, took_s: float | None) -> Health:
     """Return the health of a store after one more request, which failed or succeeded.
 
-    An error that may have been found here, without asking the store, says nothing about it.
+    An error that may have been found here, without asking the store, says nothing about it. A call
+    that is many requests has no `took_s`.
     """
     if error is not None:
         # A missing bucket is told from a missing key by its empty key.
@@ -51,8 +52,11 @@ def after(health: Health, error: VfsError | None, took_s: float) -> Health:
         if not isinstance(error, _ANSWERS):
             return health
     known_s = health.latency_s
-    latency_s = took_s if known_s is None else known_s + (took_s - known_s) * _SHARE
-    return dataclasses.replace(health, up=True, latency_s=latency_s)
+    if known_s is not None and took_s is not None:
+        took_s = known_s + (took_s - known_s) * _SHARE
+    return dataclasses.replace(
+        health, up=True, answered=True, latency_s=known_s if took_s is None else took_s
+    )
 
 
 class WatchedStore(WrappedStore):
@@ -68,16 +72,17 @@ class WatchedStore(WrappedStore):
         try:
             answer = await run()
         except VfsError as error:
-            self._note(error, trio.current_time() - started)
+            self._note(call, error, trio.current_time() - started)
             raise
-        self._note(None, trio.current_time() - started)
+        self._note(call, None, trio.current_time() - started)
         return answer
 
-    def _note(self, error: VfsError | None, took_s: float) -> None:
+    def _note(self, call: Call, error: VfsError | None, took_s: float) -> None:
         before = self._metrics.health[self.url]
-        found = self._metrics.health[self.url] = after(before, error, took_s)
+        single_s = None if call.operation == "probe" else took_s
+        found = self._metrics.health[self.url] = after(before, error, single_s)
         # Before its first answer whoever opens the store hears of every failure.
-        if before.up and not found.up and before.latency_s is not None:
+        if before.up and not found.up and before.answered:
             log.warning("%s cannot be used: %s", self.url, found.last_error)
-        elif found.up and not before.up and before.latency_s is not None:
+        elif found.up and not before.up and before.answered:
             log.info("%s can be used again", self.url)
