@@ -129,7 +129,8 @@ class DaemonConfig(Section):
         300.0,
         description=(
             "How long unmounting waits while nothing moves, where no terminal is attached; what is"
-            " left then stays staged and is uploaded by the next mount."
+            " left then stays in `stage_dir`, where the next mount names it and keeps it; it is"
+            " never deleted."
         ),
         examples=["5m"],
     )

@@ -1,8 +1,8 @@
 """The daemon as a process: mount, signals, control verbs, and a clean end.
 
 Nothing dirty is given up on the way out: umount and SIGTERM store everything first. A second
-SIGTERM, or nothing moving for `stop_wait`, leaves a stage that the next mount of the URL takes
-over, and exit code 8 says so.
+SIGTERM, or nothing moving for `stop_wait`, leaves bytes in the stage, where the next mount of the
+URL names and keeps them, and exit code 8 says so.
 """
 
 import logging
@@ -109,7 +109,8 @@ class _Daemon:
                 await self._drain(self._spec.config.daemon.stop_wait)
             if not self._report.is_clean:
                 log.error(
-                    "%s not stored; it stays in the stage %s, and the next mount of %s stores it",
+                    "%s not stored; it stays in the stage %s, where the next mount of %s names the"
+                    " files and keeps them",
                     self._report.dirt(),
                     self._context.stage.path,
                     self._spec.url,
