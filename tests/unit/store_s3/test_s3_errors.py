@@ -66,6 +66,25 @@ def test_a_code_becomes_its_error(code, status, kind, remedy):
     assert "\n" not in error.message
 
 
+@pytest.mark.parametrize("operation", ["probe", "list", "write", "begin_upload"])
+@pytest.mark.parametrize("code", ["", "404"])
+def test_a_404_that_is_none_of_s3_doubts_the_endpoint(operation, code):
+    doing = Doing(operation, "", "s3+http://host:1/bucket")
+    error = translate(client_error(code, 404), doing)
+    assert type(error) is errors.NotFoundError
+    assert "does not look like an S3 service: it answers 404" in error.message
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [("head", "404"), ("read", ""), ("list", "NoSuchKey"), ("list", "NoSuch")],
+)
+def test_a_404_of_an_object_or_with_a_code_does_not_doubt_the_endpoint(operation, code):
+    error = translate(client_error(code, 404), Doing(operation, "k", "s3://bucket"))
+    assert type(error) is errors.NotFoundError
+    assert "look like" not in error.message
+
+
 def test_a_missing_bucket_is_told_from_a_missing_key_by_its_empty_key():
     assert translate(client_error("NoSuchBucket", 404), HEAD).key == ""
     assert translate(client_error("NoSuchKey", 404), HEAD).key == "vm/disk.img"

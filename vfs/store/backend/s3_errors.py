@@ -107,6 +107,11 @@ def _meaning(fault: Fault, doing: Doing) -> tuple[type[VfsError], str]:
         if fault.code == "NoSuchBucket":
             why = f"there is no such bucket: {why}"
         return kind, why
+    if fault.status == HTTPStatus.NOT_FOUND and is_foreign(fault, doing):
+        return doing.missing, (
+            "the endpoint does not look like an S3 service: it answers 404 without an S3 error"
+            " code; check address and port"
+        )
     if fault.code in MISSING_KEY or fault.status == HTTPStatus.NOT_FOUND:
         return doing.missing, "there is no such object, or not this version of it any more"
     if fault.code in CONDITION_FAILED or fault.status == HTTPStatus.PRECONDITION_FAILED:
@@ -115,6 +120,16 @@ def _meaning(fault: Fault, doing: Doing) -> tuple[type[VfsError], str]:
         return RetainedError, "a retention rule of the bucket forbids it"
     kind, why = STATUSES.get(fault.status, (VfsError, "the service refused"))
     return kind, f"{why} ({fault.detail})"
+
+
+def is_foreign(fault: Fault, doing: Doing) -> bool:
+    """Tell whether no S3 service can have said this: of a missing bucket they all give a code."""
+    # The SDK takes the status for the code where the page is not one of S3; answers to HEAD have
+    # no page, and what is asked of one object may be refused by a proxy that knows the service.
+    return fault.code in {"", str(fault.status)} and doing.operation in _NEED_THE_BUCKET_ALONE
+
+
+_NEED_THE_BUCKET_ALONE = frozenset({"probe", "list", "write", "begin_upload"})
 
 
 def fault_of_client_error(error: "ClientError") -> Fault:
