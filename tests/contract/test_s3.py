@@ -29,6 +29,7 @@ from vfs.errors import (
     TransientError,
     UnreachableError,
     UnsupportedError,
+    VfsError,
 )
 from vfs.store.backend.s3 import open_s3
 from vfs.store.base import (
@@ -462,6 +463,20 @@ async def test_any_answer_lets_a_command_go_on(status):
 
 LISTING = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 LISTED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(LISTING), LISTING)
+
+
+PAGE = b"<html><body>It works!</body></html>"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
+async def test_a_web_server_is_no_empty_bucket(status):
+    said = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(PAGE), PAGE)
+    with scripted([Say(said)] * 2) as server, SILENT.credentials():
+        store = await open_s3(f"s3+http://127.0.0.1:{server.port}/bucket", StoreConfig())
+        for ask in (lambda: store.probe(write=False), lambda: store.list(Key(""))):
+            with pytest.raises(VfsError, match="does not look like an S3 service"):
+                await ask()
+        await store.aclose()
 
 
 @pytest.mark.parametrize("answers", [0, 1, 3], ids=lambda count: f"after {count} answers")

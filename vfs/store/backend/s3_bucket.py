@@ -4,15 +4,18 @@ from vfs.errors import TransientError, VfsError
 from vfs.store.backend.s3_errors import Doing
 from vfs.store.backend.s3_open import Link
 from vfs.store.backend.s3_requests import translated
+from vfs.store.backend.s3_shapes import check_listing
 from vfs.values import Key
 
 
 def reach(link: Link) -> str:
     """List one key; return the region that the service says the bucket is in, "" without."""
-    with translated(_doing(link)):
+    doing = _doing(link)
+    with translated(doing):
         said = link.client.list_objects_v2(
             Bucket=link.address.bucket, Prefix=link.address.prefix, MaxKeys=1
         )
+        check_listing(said, doing.target)
         return said["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "")
 
 

@@ -26,6 +26,7 @@ from vfs.store.backend.s3_shapes import (
     SourceRange,
     StorageClassField,
     WhichVersion,
+    check_listing,
     date_ns,
     describe,
     nanoseconds,
@@ -227,6 +228,7 @@ class S3Requests:
                 **page,
                 **self._payer,
             )
+            check_listing(said, doing.target)
             objects, prefixes = parse_page(said, self.keys)
         cursor = said.get("NextContinuationToken") if said.get("IsTruncated") else None
         if said.get("IsTruncated") and not cursor:

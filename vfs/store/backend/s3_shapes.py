@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from botocore.utils import parse_timestamp
 
+from vfs.errors import CorruptError
 from vfs.store.backend.s3_keys import Keys, decode_metadata, version_of
 from vfs.store.base import ObjectInfo
 from vfs.values import Key
@@ -153,6 +154,18 @@ def describe(key: Key, said: "HeadObjectOutputTypeDef") -> Description:
     )
     encryption = said.get("ServerSideEncryption", "")
     return Description(info, said.get("ContentType", ""), encryption)
+
+
+def check_listing(said: "ListObjectsV2OutputTypeDef", target: str) -> None:
+    """Refuse any other page that the SDK takes for an empty listing, as that of a web server.
+
+    Errors: CorruptError.
+    """
+    if not said.keys() & {"Name", "IsTruncated", "KeyCount", "Contents"}:
+        raise CorruptError(
+            f"{target}: the endpoint does not look like an S3 service: its answer is no listing;"
+            " check address and port"
+        )
 
 
 def parse_page(
