@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 TAKE_OVER_PAUSE_S = 0.5
 
-CACHE_SHARE = 5, 8
+CACHE_SHARE = 1, 2
 """Of `memory`: the rest is for parts in flight, requests and tables."""
 
 

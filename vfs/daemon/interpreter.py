@@ -13,17 +13,16 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
-# Between the two sizes of which there are hundreds. The bytes of one write (1 MiB and an object's
-# head) come from the heap, which keeps their pages for the next one. The buffer into which the FUSE
-# library receives requests (1 MiB and 4 KiB, one for each request that waits) is mapped and
-# unmapped by itself, so that it costs only the pages that were used: for all but writes, one.
-_REQUEST_BYTES = MIB + 2 * KIB
+# The bytes of a write and the buffer in which the FUSE library receives it (a MiB each, two for
+# each writer that waits) are mapped and unmapped by themselves: a heap that small objects share
+# with them is torn into pieces that nothing of that size fits into, and only ever grows.
+_MAPPED_BYTES = 512 * KIB
 
 
 def tune_interpreter() -> None:
     """Keep the collector off what never dies, and freed buffers in the process.
 
-    By default every freed 128 KiB request goes back to the kernel and the next one takes page
+    By default every freed buffer of 128 KiB goes back to the kernel and the next one takes page
     faults for all its pages; the collector walks all of the SDK's objects again and again.
     """
     gc.collect()
@@ -32,5 +31,5 @@ def tune_interpreter() -> None:
     libc = ctypes.CDLL(None)
     # Each thread would keep what it has freed to itself: a hundred threads, a hundred megabytes.
     libc.mallopt(_M_ARENA_MAX, 1)
-    libc.mallopt(_M_MMAP_THRESHOLD, _REQUEST_BYTES)
+    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
     libc.mallopt(_M_TRIM_THRESHOLD, 32 * MIB)

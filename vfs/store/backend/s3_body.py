@@ -3,6 +3,7 @@
 import io
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import cast
 
 from typing_extensions import Buffer, override
 
@@ -19,6 +20,7 @@ class BodyFile(io.RawIOBase):
         self._body = body
         self._position = 0
         self._failure: Exception | None = None
+        self._buffer = memoryview(bytearray(min(body.size, _PIECE_BYTES)))
 
     @contextmanager
     def failing_as_itself(self) -> Generator[None]:
@@ -50,12 +52,20 @@ class BodyFile(io.RawIOBase):
 
     @override
     def read(self, size: int = -1, /) -> bytes:
-        # The SDK sends in pieces of 16 KiB, each of which takes the GIL several times; it sends
-        # what it is given, so it is given more.
-        wanted = self._body.size if size < 0 else max(size, _PIECE_BYTES)
-        piece = bytearray(max(0, min(wanted, self._body.size - self._position)))
-        self.readinto(piece)
-        return bytes(piece)
+        """Return the next bytes, fewer than were asked for at the caller's risk, as any raw file.
+
+        Shape: valid until the next read. The SDK hashes in pieces of 1 MiB and sends in pieces of
+        16 KiB; it takes what it is given, and one buffer of a size in between is not made anew,
+        zeroed and copied for each.
+        """
+        left = self._body.size - self._position
+        if size < 0:
+            piece = bytearray(max(0, left))
+            self.readinto(piece)
+            return bytes(piece)
+        view = self._buffer[: max(0, min(left, len(self._buffer)))]
+        self.readinto(view)
+        return cast("bytes", view)
 
     @override
     def readinto(self, buffer: Buffer, /) -> int:

@@ -1,0 +1,172 @@
+"""What a journal adds up to is what the file was, whatever happened to it and wherever it broke."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfs.errors import CorruptError
+from vfs.layout.base import FileVersion
+from vfs.spans import EMPTY, SpanSet
+from vfs.stage.journal import Extent, StagedState, file_state, replay
+from vfs.store.base import ObjectVersion, Part, Upload
+from vfs.values import Key, Span, Version
+
+BOOT = "this-boot"
+BASE = FileVersion(ObjectVersion(Key("vm/disk"), Version("v1")), 100, 7)
+BEGINNING = StagedState(Key("vm/disk"), BASE, BASE, Extent(100, 100), {"mode": "33188"})
+
+
+def state_of(*records, boot=BOOT, beginning=BEGINNING):
+    # Through JSON, as a log does.
+    return replay(json.loads(json.dumps([file_state(beginning), *records])), boot)
+
+
+def write(*spans, size=100, cut=None, boot=None):
+    cut = min(size, 100) if cut is None else cut
+    return {"op": "write", "cut": cut, "size": size, "spans": spans, "boot": boot}
+
+
+def test_a_journal_of_nothing_is_no_file():
+    assert replay([], BOOT) is None
+
+
+def test_a_state_comes_back_as_it_was_written():
+    extent = Extent(200, 50, SpanSet([Span(50, 200)]), SpanSet([Span(120, 180)]))
+    beginning = replace(BEGINNING, extent=extent, replaces=None)
+    assert state_of(beginning=beginning) == beginning
+
+
+def test_writes_and_extensions_and_cuts_add_up():
+    state = state_of(
+        write([10, 20]),
+        write([150, 160], size=200),  # the bytes between are zeros that nobody wrote
+        write(size=70, cut=15),
+    )
+    assert state.extent.size == 70
+    assert state.extent.base_size == 15
+    assert state.extent.dirty == SpanSet([Span(10, 70)])
+    assert state.extent.holes == SpanSet([Span(15, 70)])
+
+
+def test_bytes_of_another_boot_do_not_count():
+    records = [write([10, 20]), write([30, 40], size=500, boot=BOOT)]
+    assert state_of(*records).extent.dirty == SpanSet([Span(10, 20), Span(30, 40), Span(100, 500)])
+    survived = state_of(*records, boot="the next boot")
+    assert survived.extent == Extent(100, 100, SpanSet([Span(10, 20)]))
+
+
+def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
+    stored = replace(BASE, pin=ObjectVersion(Key("vm/disk"), Version("v2")), size=150)
+    value = {"key": "vm/disk", "version": "v2", "version_id": None, "size": 150, "mtime_ns": 7}
+    state = state_of(
+        write([10, 20], [140, 150], size=150),
+        {"op": "commit", "id": "c0ffee"},
+        write([15, 25], size=150, cut=150),
+        {"op": "stored", "base": value},
+    )
+    assert state.base == state.replaces == stored
+    assert state.extent == Extent(150, 150, SpanSet([Span(15, 25)]))
+    assert state.commit_id is None
+
+
+def test_a_commit_that_is_not_known_to_be_stored_leaves_all_dirty():
+    state = state_of(write([10, 20]), {"op": "commit", "id": "c0ffee"}, write([15, 25], cut=100))
+    assert state.commit_id == "c0ffee"
+    assert state.extent.dirty == SpanSet([Span(10, 25)])
+
+
+def test_parts_of_an_upload_count_until_their_bytes_change():
+    parts = [
+        {"op": "part", "number": number, "tag": f"t{number}", "size": 10, "start": number * 10}
+        for number in range(1, 6)
+    ]
+    state = state_of(
+        write([0, 100]),
+        {"op": "commit", "id": "c0ffee"},
+        {"op": "upload", "upload_id": "u1", "key": "vm/disk"},
+        *parts,
+        write([29, 31]),
+        write(size=55, cut=55),
+    )
+    assert state.upload == Upload(Key("vm/disk"), "u1", "c0ffee")
+    assert state.parts == (
+        (Part(1, "t1", 10), Span(10, 20)),
+        (Part(4, "t4", 10), Span(40, 50)),
+    )
+
+
+def test_a_renamed_file_is_stored_under_its_new_name():
+    state = state_of(
+        {"op": "name", "key": "vm/new", "replaces": None, "metadata": {"mode": "33152"}}
+    )
+    assert (state.key, state.replaces, state.base) == ("vm/new", None, BASE)
+    assert state.metadata == {"mode": "33152"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"op": "unheard of"},
+        {"op": "write", "cut": 0, "size": 0, "spans": [[5, 5]], "boot": None},
+        {"op": "write", "cut": -1, "size": 0, "spans": [], "boot": None},
+        {"op": "write", "cut": 0, "size": True, "spans": [], "boot": None},
+        {"op": "write", "size": 0, "spans": [], "boot": None},
+        {"op": "stored", "base": "v2"},
+        {"op": "name", "key": 7, "replaces": None, "metadata": {}},
+        {"op": "part", "number": 1, "tag": None, "size": 1, "start": 0},
+    ],
+    ids=str,
+)
+def test_a_record_that_makes_no_sense_is_told_and_never_guessed_at(record):
+    with pytest.raises(CorruptError, match="makes no sense"):
+        state_of(record)
+
+
+def test_a_journal_that_does_not_say_which_file_it_is_is_refused():
+    with pytest.raises(CorruptError):
+        replay([write([10, 20])], BOOT)
+
+
+@st.composite
+def histories(draw):
+    """Writes and truncations of a small file, in groups as they are journalled."""
+    step = st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 60), st.integers(1, 20)),
+        st.tuples(st.just("truncate"), st.integers(0, 80), st.just(0)),
+    )
+    return draw(st.lists(st.lists(step, max_size=6), max_size=6))
+
+
+@given(histories())
+@settings(max_examples=300, deadline=None)
+def test_whatever_was_done_to_a_file_its_journal_says_what_it_became(history):
+    base_size = 40
+    # Of each byte: "b" from the base, "z" a zero that nobody wrote, "w" written.
+    file = ["b"] * base_size
+    beginning = replace(BEGINNING, extent=Extent(base_size, base_size))
+    records = []
+    for group in history:
+        cut, spans = len(file), EMPTY
+        for kind, offset, length in group:
+            size = offset if kind == "truncate" else max(len(file), offset + length)
+            cut = min(cut, size)
+            spans = spans.cut(size) if kind == "truncate" else spans
+            file[size:] = []
+            file += ["z"] * (size - len(file))
+            if kind == "write":
+                file[offset : offset + length] = ["w"] * length
+                spans = spans.add(Span(offset, offset + length))
+        pairs = [[span.start, span.stop] for span in spans]
+        records.append({"op": "write", "cut": cut, "size": len(file), "spans": pairs, "boot": None})
+    extent = state_of(*records, beginning=beginning).extent
+    assert extent.size == len(file)
+    for position, byte in enumerate(file):
+        here = Span(position, position + 1)
+        assert extent.dirty.covers(here) == (byte != "b")
+        if byte == "z":
+            assert extent.holes.covers(here)
+        if byte == "b":
+            assert position < extent.base_size

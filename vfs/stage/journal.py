@@ -1,0 +1,224 @@
+"""What a restart must know of one staged file: records, and the state that they add up to. Pure.
+
+    {"op": "file",   "key", "replaces", "base", "size", "base_size", "dirty", "holes", "metadata"}
+    {"op": "write",  "cut", "size", "spans", "boot"}
+    {"op": "name",   "key", "replaces", "metadata"}
+    {"op": "commit", "id"}                 before the first request of a commit, at its frozen state
+    {"op": "upload", "upload_id", "key"}   before the first part is sent
+    {"op": "part",   "number", "tag", "size", "start"}
+    {"op": "stored", "base"}               the commit has taken effect
+
+A `write` tells what was written since the one before: `cut` is the smallest size that the file had
+on the way. Without `boot` its bytes were on the disk before it was written; with it, they were in
+the page cache of the boot that it names and survive only a crash of the daemon. What is written
+after a `commit` is what remains dirty when that commit is `stored`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from vfs.errors import CorruptError
+from vfs.layout.base import FileVersion
+from vfs.spans import EMPTY, SpanSet
+from vfs.stage.records import Record, Value
+from vfs.store.base import ObjectVersion, Part, Upload
+from vfs.values import Key, Span, Version
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, str]:
+    return _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The size of a file and which of its bytes differ from its base version."""
+
+    size: int
+    base_size: int  # bytes that still come from the base, where they are not dirty
+    dirty: SpanSet = EMPTY
+    holes: SpanSet = EMPTY  # dirty bytes that are zeros and were never written
+
+    def changed(self, cut: int, size: int, spans: Iterable[Span]) -> "Extent":
+        """Return what it becomes by a truncation to `cut`, an extension to `size`, and writes."""
+        dirty, holes, base_size, now = self.dirty, self.holes, self.base_size, self.size
+        if cut < now:
+            dirty, holes = dirty.cut(cut), holes.cut(cut)
+            base_size, now = min(base_size, cut), cut
+        if size > now:
+            grown = Span(now, size)
+            dirty, holes = dirty.add(grown), holes.add(grown)
+        for span in spans:
+            dirty, holes = dirty.add(span), holes.remove(span)
+        return Extent(size, base_size, dirty, holes)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedState:
+    """One staged file as its journal tells it."""
+
+    key: Key
+    replaces: FileVersion | None  # what the key must hold when the next version is stored
+    base: FileVersion | None  # where clean bytes come from
+    extent: Extent
+    metadata: Mapping[str, str] = field(default_factory=_nothing)  # stored with the object
+    commit_id: str | None = None  # of the commit that was begun last
+    since: Extent | None = None  # relative to what that commit stores
+    upload: Upload | None = None
+    parts: tuple[tuple[Part, Span], ...] = ()
+
+
+def file_state(state: StagedState) -> Record:
+    """Return the record that a journal begins with: all of a state but a commit under way."""
+    return {
+        "op": "file",
+        "key": state.key,
+        "replaces": _version_value(state.replaces),
+        "base": _version_value(state.base),
+        "size": state.extent.size,
+        "base_size": state.extent.base_size,
+        "dirty": _spans_value(state.extent.dirty),
+        "holes": _spans_value(state.extent.holes),
+        "metadata": dict(state.metadata),
+    }
+
+
+def replay(records: Iterable[Record], boot: str) -> StagedState | None:
+    """Return the state that records add up to on the boot of that id, None when there is none.
+
+    Errors: CorruptError for a record that makes no sense: its checksum was right, so it was
+    written like that, by another version or by a mistake of ours.
+    """
+    state: StagedState | None = None
+    for record in records:
+        try:
+            state = apply(state, record, boot)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"a record of the stage makes no sense: {error!r}") from error
+    return state
+
+
+def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
+    """Return what a state becomes by one record. Errors: KeyError, TypeError, ValueError."""
+    op = record["op"]
+    if op == "file":
+        return _read_file(record)
+    if state is None:
+        raise ValueError("the first record does not say which file it is")
+    match op:
+        case "write":
+            return _written(state, record, boot)
+        case "name":
+            return replace(
+                state,
+                key=Key(_text(record, "key")),
+                replaces=_read_version(record["replaces"]),
+                metadata=_read_metadata(record),
+            )
+        case "commit":
+            size = state.extent.size
+            return replace(state, commit_id=_text(record, "id"), since=Extent(size, size))
+        case "upload":
+            upload = Upload(Key(_text(record, "key")), _text(record, "upload_id"), state.commit_id)
+            return replace(state, upload=upload, parts=())
+        case "part":
+            part = Part(_number(record, "number"), _text(record, "tag"), _number(record, "size"))
+            start = _number(record, "start")
+            return replace(state, parts=(*state.parts, (part, Span(start, start + part.size))))
+        case "stored":
+            base = _read_version(record["base"])
+            extent = state.since if state.since is not None else state.extent
+            return StagedState(state.key, base, base, extent, state.metadata)
+        case _:
+            raise ValueError(f"operation {op!r} is unknown")
+
+
+def _written(state: StagedState, record: Record, boot: str) -> StagedState:
+    if record["boot"] not in (None, boot):
+        return state
+    cut, size, spans = _number(record, "cut"), _number(record, "size"), _read_spans(record["spans"])
+    touched = SpanSet([*spans, Span(cut, max(size, state.extent.size, cut))])
+    return replace(
+        state,
+        extent=state.extent.changed(cut, size, spans),
+        since=None if state.since is None else state.since.changed(cut, size, spans),
+        parts=tuple(one for one in state.parts if not touched.touches(one[1])),
+    )
+
+
+def _spans_value(spans: Iterable[Span]) -> Value:
+    return [[span.start, span.stop] for span in spans]
+
+
+def _read_spans(value: Value) -> list[Span]:
+    if not isinstance(value, list):
+        raise TypeError("spans are a list")
+    spans: list[Span] = []
+    for pair in value:
+        match pair:
+            case [int(start), int(stop)] if 0 <= start < stop:
+                spans.append(Span(start, stop))
+            case _:
+                raise TypeError(f"{pair!r} is no span")
+    return spans
+
+
+def _version_value(file: FileVersion | None) -> Value:
+    if file is None:
+        return None
+    return {
+        "key": file.pin.key,
+        "version": file.pin.version,
+        "version_id": file.pin.version_id,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+    }
+
+
+def _read_version(value: Value) -> FileVersion | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError("a version of a file is an object")
+    version_id = None if value["version_id"] is None else _text(value, "version_id")
+    pin = ObjectVersion(Key(_text(value, "key")), Version(_text(value, "version")), version_id)
+    return FileVersion(pin, _number(value, "size"), _number(value, "mtime_ns"))
+
+
+def _read_file(record: Record) -> StagedState:
+    extent = Extent(
+        _number(record, "size"),
+        _number(record, "base_size"),
+        SpanSet(_read_spans(record["dirty"])),
+        SpanSet(_read_spans(record["holes"])),
+    )
+    return StagedState(
+        Key(_text(record, "key")),
+        _read_version(record["replaces"]),
+        _read_version(record["base"]),
+        extent,
+        _read_metadata(record),
+    )
+
+
+def _read_metadata(record: Record) -> Mapping[str, str]:
+    metadata = record["metadata"]
+    if not isinstance(metadata, dict):
+        raise TypeError("metadata are an object")
+    return {name: str(value) for name, value in metadata.items()}
+
+
+def _text(record: Record, name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text")
+    return value
+
+
+def _number(record: Record, name: str) -> int:
+    value = record[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{name} is a number")
+    return value
