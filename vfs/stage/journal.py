@@ -1,17 +1,20 @@
 """What a restart must know of one staged file: records, and the state that they add up to. Pure.
 
-    {"op": "file",   "key", "replaces", "base", "size", "base_size", "dirty", "holes", "metadata"}
+    {"op": "file",   "key", "replaces", "base", "extent", "metadata"}
     {"op": "write",  "cut", "size", "spans", "boot"}
     {"op": "name",   "key", "replaces", "metadata"}
-    {"op": "commit", "id"}                 before the first request of a commit, at its frozen state
-    {"op": "upload", "upload_id", "key"}   before the first part is sent
+    {"op": "commit", "id", "since"}        before the first request of a commit, at its frozen state
+    {"op": "upload", "upload_id", "key", "commit"}      before its first part is sent
     {"op": "part",   "number", "tag", "size", "start"}
     {"op": "stored", "base"}               the commit has taken effect
 
 A `write` tells what was written since the one before: `cut` is the smallest size that the file had
 on the way. Without `boot` its bytes were on the disk before it was written; with it, they were in
 the page cache of the boot that it names and survive only a crash of the daemon. What is written
-after a `commit` is what remains dirty when that commit is `stored`.
+after a `commit` is what remains dirty when that commit is `stored`; `since`, an extent, is null but
+where a log was rewritten meanwhile.
+
+An extent is {"size", "base_size", "dirty": [[start, stop], ...], "holes": [[start, stop], ...]}.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,19 +73,67 @@ class StagedState:
     parts: tuple[tuple[Part, Span], ...] = ()
 
 
-def file_state(state: StagedState) -> Record:
-    """Return the record that a journal begins with: all of a state but a commit under way."""
+def records_of(state: StagedState) -> list[Record]:
+    """Return the shortest journal that adds up to a state."""
+    records: list[Record] = [
+        {
+            "op": "file",
+            "key": state.key,
+            "replaces": _version_value(state.replaces),
+            "base": _version_value(state.base),
+            "extent": _extent_value(state.extent),
+            "metadata": dict(state.metadata),
+        }
+    ]
+    if state.commit_id is not None:
+        since = None if state.since is None else _extent_value(state.since)
+        records.append({"op": "commit", "id": state.commit_id, "since": since})
+    if state.upload is not None:
+        records.append(upload_record(state.upload))
+    records += [part_record(part, span) for part, span in state.parts]
+    return records
+
+
+def write_record(cut: int, size: int, spans: Iterable[Span], boot: str | None) -> Record:
+    """Return the record of writes: `boot` is None when their bytes are on the disk."""
+    return {"op": "write", "cut": cut, "size": size, "spans": _spans_value(spans), "boot": boot}
+
+
+def name_record(key: Key, replaces: FileVersion | None, metadata: Mapping[str, str]) -> Record:
+    """Return the record of a rename, or of what else is to be stored with the object."""
+    named = _version_value(replaces)
+    return {"op": "name", "key": key, "replaces": named, "metadata": dict(metadata)}
+
+
+def commit_record(commit_id: str) -> Record:
+    """Return the record of a commit that begins with the file as it is."""
+    return {"op": "commit", "id": commit_id, "since": None}
+
+
+def upload_record(upload: Upload) -> Record:
+    """Return the record of an upload in parts that has begun."""
     return {
-        "op": "file",
-        "key": state.key,
-        "replaces": _version_value(state.replaces),
-        "base": _version_value(state.base),
-        "size": state.extent.size,
-        "base_size": state.extent.base_size,
-        "dirty": _spans_value(state.extent.dirty),
-        "holes": _spans_value(state.extent.holes),
-        "metadata": dict(state.metadata),
+        "op": "upload",
+        "upload_id": upload.upload_id,
+        "key": upload.key,
+        "commit": upload.commit_id,
     }
+
+
+def part_record(part: Part, span: Span) -> Record:
+    """Return the record of a part that the store has."""
+    return {
+        "op": "part",
+        "number": part.number,
+        "tag": part.tag,
+        "size": part.size,
+        "start": span.start,
+    }
+
+
+def stored_record(base: FileVersion) -> Record:
+    """Return the record of a commit that has taken effect."""
+    return {"op": "stored", "base": _version_value(base)}
 
 
 def replay(records: Iterable[Record], boot: str) -> StagedState | None:
@@ -118,10 +169,12 @@ def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
                 metadata=_read_metadata(record),
             )
         case "commit":
-            size = state.extent.size
-            return replace(state, commit_id=_text(record, "id"), since=Extent(size, size))
+            size, since = state.extent.size, record["since"]
+            known = Extent(size, size) if since is None else _read_extent(since)
+            return replace(state, commit_id=_text(record, "id"), since=known)
         case "upload":
-            upload = Upload(Key(_text(record, "key")), _text(record, "upload_id"), state.commit_id)
+            commit = None if record["commit"] is None else _text(record, "commit")
+            upload = Upload(Key(_text(record, "key")), _text(record, "upload_id"), commit)
             return replace(state, upload=upload, parts=())
         case "part":
             part = Part(_number(record, "number"), _text(record, "tag"), _number(record, "size"))
@@ -187,18 +240,32 @@ def _read_version(value: Value) -> FileVersion | None:
     return FileVersion(pin, _number(value, "size"), _number(value, "mtime_ns"))
 
 
-def _read_file(record: Record) -> StagedState:
-    extent = Extent(
-        _number(record, "size"),
-        _number(record, "base_size"),
-        SpanSet(_read_spans(record["dirty"])),
-        SpanSet(_read_spans(record["holes"])),
+def _extent_value(extent: Extent) -> Value:
+    return {
+        "size": extent.size,
+        "base_size": extent.base_size,
+        "dirty": _spans_value(extent.dirty),
+        "holes": _spans_value(extent.holes),
+    }
+
+
+def _read_extent(value: Value) -> Extent:
+    if not isinstance(value, dict):
+        raise TypeError("an extent is an object")
+    return Extent(
+        _number(value, "size"),
+        _number(value, "base_size"),
+        SpanSet(_read_spans(value["dirty"])),
+        SpanSet(_read_spans(value["holes"])),
     )
+
+
+def _read_file(record: Record) -> StagedState:
     return StagedState(
         Key(_text(record, "key")),
         _read_version(record["replaces"]),
         _read_version(record["base"]),
-        extent,
+        _read_extent(record["extent"]),
         _read_metadata(record),
     )
 

@@ -12,7 +12,7 @@ fdatasync.
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import trio
@@ -145,14 +145,22 @@ class RecordLog:
         os.fdatasync(self._fd)
         self.size = offset
 
-    async def rewrite(self, records: Iterable[Record]) -> None:
-        """Replace the whole log, atomically, by these records and whatever is queued meanwhile."""
+    async def rewrite(self, records: Callable[[], Iterable[Record]]) -> None:
+        """Replace the whole log, atomically, by shorter records that say the same.
+
+        Shape: `records` is called when nothing else is being written, and must tell all that was
+        appended until then. Errors: OSError of the disk; the old log stands.
+        """
         async with self._lock:
             header = b"vfs-log %d %s\n" % (LOG_VERSION, self._kind.encode("ascii"))
-            data = header + b"".join(encode_record(record) for record in records)
-            # Everything queued so far is about states that `records` already tells.
-            self._pending, upto = [], self._queued
-            await trio.to_thread.run_sync(self._replace, data)
+            data = header + b"".join(encode_record(record) for record in records())
+            lines, upto = self._pending, self._queued
+            self._pending = []
+            try:
+                await trio.to_thread.run_sync(self._replace, data)
+            except OSError:
+                self._pending = lines + self._pending
+                raise
             self._synced = max(self._synced, upto)
 
     def _replace(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vfs.errors import CorruptError
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
-from vfs.stage.journal import Extent, StagedState, file_state, replay
+from vfs.stage.journal import Extent, StagedState, records_of, replay
 from vfs.store.base import ObjectVersion, Part, Upload
 from vfs.values import Key, Span, Version
 
@@ -21,7 +21,7 @@ BEGINNING = StagedState(Key("vm/disk"), BASE, BASE, Extent(100, 100), {"mode": "
 
 def state_of(*records, boot=BOOT, beginning=BEGINNING):
     # Through JSON, as a log does.
-    return replay(json.loads(json.dumps([file_state(beginning), *records])), boot)
+    return replay(json.loads(json.dumps([*records_of(beginning), *records])), boot)
 
 
 def write(*spans, size=100, cut=None, boot=None):
@@ -63,7 +63,7 @@ def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
     value = {"key": "vm/disk", "version": "v2", "version_id": None, "size": 150, "mtime_ns": 7}
     state = state_of(
         write([10, 20], [140, 150], size=150),
-        {"op": "commit", "id": "c0ffee"},
+        {"op": "commit", "id": "c0ffee", "since": None},
         write([15, 25], size=150, cut=150),
         {"op": "stored", "base": value},
     )
@@ -73,7 +73,9 @@ def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
 
 
 def test_a_commit_that_is_not_known_to_be_stored_leaves_all_dirty():
-    state = state_of(write([10, 20]), {"op": "commit", "id": "c0ffee"}, write([15, 25], cut=100))
+    state = state_of(
+        write([10, 20]), {"op": "commit", "id": "c0ffee", "since": None}, write([15, 25], cut=100)
+    )
     assert state.commit_id == "c0ffee"
     assert state.extent.dirty == SpanSet([Span(10, 25)])
 
@@ -85,8 +87,8 @@ def test_parts_of_an_upload_count_until_their_bytes_change():
     ]
     state = state_of(
         write([0, 100]),
-        {"op": "commit", "id": "c0ffee"},
-        {"op": "upload", "upload_id": "u1", "key": "vm/disk"},
+        {"op": "commit", "id": "c0ffee", "since": None},
+        {"op": "upload", "upload_id": "u1", "key": "vm/disk", "commit": "c0ffee"},
         *parts,
         write([29, 31]),
         write(size=55, cut=55),
@@ -128,6 +130,48 @@ def test_a_record_that_makes_no_sense_is_told_and_never_guessed_at(record):
 def test_a_journal_that_does_not_say_which_file_it_is_is_refused():
     with pytest.raises(CorruptError):
         replay([write([10, 20])], BOOT)
+
+
+RECORDS = st.one_of(
+    st.builds(
+        lambda cut, size, spans, boot: write(*spans, cut=cut, size=max(cut, size), boot=boot),
+        st.integers(0, 120),
+        st.integers(0, 200),
+        st.lists(
+            st.tuples(st.integers(0, 90), st.integers(1, 9)).map(lambda at: [at[0], sum(at)]),
+            max_size=3,
+        ),
+        st.sampled_from([None, BOOT, "another boot"]),
+    ),
+    st.just({"op": "commit", "id": "c0ffee", "since": None}),
+    st.just({"op": "upload", "upload_id": "u", "key": "vm/disk", "commit": None}),
+    st.builds(
+        lambda number: {
+            "op": "part", "number": number, "tag": "t", "size": 10, "start": 10 * number
+        },
+        st.integers(1, 9),
+    ),
+    st.just({"op": "name", "key": "vm/new", "replaces": None, "metadata": {}}),
+    st.builds(
+        lambda version: {
+            "op": "stored",
+            "base": {
+                "key": "vm/disk", "version": version, "version_id": None, "size": 5, "mtime_ns": 0
+            },
+        },
+        st.text(max_size=3),
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(RECORDS, max_size=12), st.lists(RECORDS, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_a_log_may_be_rewritten_at_any_moment(before, after):
+    state = state_of(*before)
+    rewritten = json.loads(json.dumps(records_of(state)))
+    assert replay(rewritten, BOOT) == state
+    after = json.loads(json.dumps(after))
+    assert replay([*rewritten, *after], BOOT) == state_of(*before, *after)
 
 
 @st.composite

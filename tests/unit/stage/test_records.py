@@ -6,6 +6,7 @@ import random
 
 import pytest
 import trio
+import trio.testing
 
 from vfs.errors import CorruptError, MetadataError, VfsError
 from vfs.stage.records import RecordLog, decode_record, encode_record, read_log
@@ -167,12 +168,42 @@ async def test_rewriting_replaces_the_whole_log_and_loses_nothing_that_comes_lat
     log = RecordLog(path, "names")
     log.open()
     log.append({"about": "old"})
-    await log.rewrite([{"id": 1}])
+    await log.rewrite(lambda: [{"id": 1}])
     log.append({"id": 2})
     await log.sync()
     log.close()
     assert reopen(path)[0] == [{"id": 1}, {"id": 2}]
     assert not list(tmp_path.glob("*.new"))
+
+
+async def test_what_is_appended_while_a_rewrite_waits_is_kept(tmp_path):
+    path = tmp_path / "log"
+    log = RecordLog(path, "names")
+    log.open()
+    records = [{"id": 1}]
+    async with trio.open_nursery() as nursery, log._lock:  # as by a sync under way
+        nursery.start_soon(log.rewrite, lambda: list(records))
+        await trio.testing.wait_all_tasks_blocked()
+        records.append({"id": 2})
+        log.append({"id": 2})
+    log.close()
+    assert reopen(path)[0] == [{"id": 1}, {"id": 2}]
+
+
+async def test_a_rewrite_that_fails_leaves_the_log_and_what_is_queued(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    log = RecordLog(path, "names")
+    log.open()
+    log.append({"id": 1})
+    await log.sync()
+    log.append({"id": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordLog, "_replace", lambda *_: os.stat("/nowhere/at/all"))
+        with pytest.raises(OSError, match="nowhere"):
+            await log.rewrite(lambda: [{"id": 3}])
+    await log.sync()
+    log.close()
+    assert reopen(path)[0] == [{"id": 1}, {"id": 2}]
 
 
 def test_a_log_of_nothing_but_a_header_has_no_records(tmp_path):
