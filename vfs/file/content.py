@@ -20,7 +20,8 @@ from vfs.layout.base import NO_UPLOAD_LOG, Draft, FileVersion, Layout, UploadLog
 from vfs.layout.base import Content as CommitContent
 from vfs.spans import SpanSet
 from vfs.stage.directory import Stage
-from vfs.stage.file import Frozen, LiveBody, StagedFile
+from vfs.stage.file import StagedFile
+from vfs.stage.frozen import Frozen, LiveBody
 from vfs.store.base import Body
 from vfs.values import MIB, Key, Span
 

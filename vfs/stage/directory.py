@@ -21,8 +21,8 @@ from weakref import WeakSet
 
 from vfs.errors import BusyError, DeniedError, FullError, MetadataError
 from vfs.stage.budget import StageBudget
-from vfs.stage.disk import Disk
-from vfs.stage.file import StagedFile, stage_error
+from vfs.stage.disk import Disk, stage_error
+from vfs.stage.file import StagedFile
 from vfs.stage.records import RecordLog
 from vfs.values import MIB
 

@@ -9,9 +9,11 @@ too much is unwritten) must not hold up the loop: once it was slow, threads wait
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
+from vfs.errors import FullError, VfsError
 from vfs.values import MIB
 
 INLINE_BYTES = 1 * MIB
@@ -73,3 +75,13 @@ class Disk:
         now = self._now()
         if now - started_s > SLOW_S:
             self._wary_until_s = now + WARY_S
+
+
+def stage_error(error: OSError, path: Path) -> VfsError:
+    """Return what a failure of the stage's own disk means to a caller."""
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return FullError(
+            f"the disk of the stage is full: free space on the file system of {path.parent}",
+            detail=str(error),
+        )
+    return VfsError(f"the stage's disk fails at {path}: {error.strerror}", detail=str(error))

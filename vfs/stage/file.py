@@ -5,27 +5,27 @@ be read from here (written bytes, zeros of an extension, clean bytes fetched to 
 `dirty`, what differs from the base version; `holes`, what of it is zeros that were never written
 and take no space.
 
-A commit reads a `Frozen` state while writing goes on: before a frozen byte is overwritten its old
-value is saved beside the file, so that what is uploaded is what the file held at one moment, never
-a mixture of two. Order matters because worker threads read without a lock: save, publish, overwrite
-on one side; read, then look what was saved, on the other.
+A commit reads a `Frozen` state while writing goes on, so that what is uploaded is what the file
+held at one moment, never a mixture of two. `persist` makes what was written survive a crash: first
+the bytes, then the records of the journal that say where they are.
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
-from typing_extensions import override
 
-from vfs.errors import FullError, VfsError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
-from vfs.stage.disk import Disk, read_exactly, write_exactly
+from vfs.stage.disk import Disk, stage_error, write_exactly
+from vfs.stage.frozen import Frozen
 from vfs.stage.holes import punch_hole
-from vfs.store.base import Body
-from vfs.values import MIB, Span
+from vfs.stage.journal import Extent, StagedState, Written, write_record
+from vfs.stage.log import FileLog
+from vfs.values import Span
 
 
 class StagedFile:
@@ -47,6 +47,9 @@ class StagedFile:
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
+        self.log = FileLog(path.with_suffix(".log"))
+        self._unsynced = Written(base_size)  # what the journal does not say yet
+        self._persisting = trio.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     @property
@@ -82,6 +85,7 @@ class StagedFile:
                 self.dirty = self.dirty.add(span)
                 self.holes = self.holes.remove(span)
                 self.size = max(self.size, span.stop)
+                self._unsynced = self._unsynced.wrote(span)
                 self.changes += 1
                 reserved -= self._charged - before
                 self.on_change(span)
@@ -119,12 +123,17 @@ class StagedFile:
                     await self._shrink(size)
                 elif size > before:
                     self._extend(size)
+                self._unsynced = self._unsynced.cut_to(size)
                 self.changes += 1
                 self.on_change(Span(min(size, before), max(size, before)))
                 return
 
     async def _shrink(self, size: int) -> None:
         try:
+            if self.log.state is not None:
+                # What is cut off is gone at once, so a restart must not count on it any more.
+                self.log.append(write_record(size, size, (), None))
+                await self.log.sync()
             await trio.to_thread.run_sync(os.ftruncate, self._fd, size)
         except OSError as error:
             raise stage_error(error, self.path) from error
@@ -176,7 +185,7 @@ class StagedFile:
         except OSError as error:
             raise stage_error(error, self.path) from error
 
-    async def freeze(self) -> "Frozen":
+    async def freeze(self) -> Frozen:
         """Return the file as it is now, for one commit at a time; `thaw` ends it."""
         async with self._lock:  # no write is half done
             if self._frozen is not None:
@@ -200,17 +209,41 @@ class StagedFile:
         if self._frozen is not None or self._readers or self._fd < 0:
             return
         clean = self.present.minus(self.dirty).minus(self.holes).remove(self._in_flight)
+        for claim in self.log.claims():
+            clean = clean.minus(claim)
         for span in clean:
             punch_hole(self._fd, span)
         self.present = self.present.minus(clean)
         self._budget.free(clean.size)
 
-    async def sync(self) -> None:
-        """Make the staged bytes durable on this machine."""
-        try:
-            await trio.to_thread.run_sync(os.fdatasync, self._fd)
-        except OSError as error:
-            raise stage_error(error, self.path) from error
+    @property
+    def extent(self) -> Extent:
+        """The file as its journal would tell it."""
+        return Extent(self.size, self.base_size, self.dirty, self.holes)
+
+    async def persist(self, state: StagedState) -> None:
+        """Return when all that was written before the call survives a power cut.
+
+        `state` says which file this is, for a journal that begins with it; its extent is not used.
+        Errors: FullError, VfsError when the disk fails; what was not made durable is tried again by
+        the next call.
+        """
+        async with self._persisting:
+            async with self._lock:
+                written, extent = self._unsynced, self.extent
+                if self.log.state is not None and written == Written(self.size):
+                    return
+                self._unsynced = Written(self.size)
+            try:
+                await trio.to_thread.run_sync(os.fdatasync, self._fd)
+                if self.log.state is None:
+                    await self.log.begin(replace(state, extent=extent))
+                else:
+                    self.log.append(write_record(written.cut, extent.size, written.spans, None))
+                    await self.log.sync()
+            except OSError as error:
+                self._unsynced = written.then(self._unsynced)
+                raise stage_error(error, self.path) from error
 
     def close(self) -> None:
         """Remove the file and give its space back."""
@@ -221,145 +254,5 @@ class StagedFile:
         os.close(self._fd)
         self._fd = -1
         if not self.preserved:
+            self.log.remove()
             self.path.unlink(missing_ok=True)
-
-
-class Frozen:
-    """A staged file as it was when a commit began."""
-
-    def __init__(self, file: StagedFile, disk: Disk) -> None:
-        self.size = file.size
-        self.base_size = file.base_size
-        self.changed = file.dirty
-        self.holes = file.holes
-        self.at = file.changes
-        self.written_since: SpanSet = EMPTY
-        self.released = trio.Event()
-        self._file = file
-        self._disk = disk
-        self._saved: SpanSet = EMPTY
-        self._saved_fd = -1
-        self._savers = 0
-
-    async def keep(self, span: Span) -> None:
-        """Save what is frozen of a span that is about to be overwritten."""
-        limit = Span(0, self.size)
-        present = self._file.present
-        # What was written since the freeze is not frozen any more, whether it was present or not.
-        todo = [
-            part
-            for gap in self.written_since.missing(span.clip(limit))
-            for part in present.within(gap)
-        ]
-        if todo:
-            with self._saving():
-                await self._copy(todo)
-            for part in todo:
-                self._saved = self._saved.add(part)
-        self.written_since = self.written_since.add(span)
-
-    @contextmanager
-    def _saving(self) -> Generator[None]:
-        """Keep the saved bytes' file open: a commit may end while a thread writes to it."""
-        if self._saved_fd < 0:
-            self._saved_fd = _unnamed_file(self._file.path.parent)
-        self._savers += 1
-        try:
-            yield
-        finally:
-            self._savers -= 1
-            if self.released.is_set():
-                self.close()
-
-    async def fill(self, span: Span, data: memoryview) -> None:
-        """Keep clean bytes whose place in the staged file was overwritten before they came."""
-        for gap in list(self.missing(span)):
-            piece = data[gap.start - span.start : gap.stop - span.start]
-            for lost in self.written_since.within(gap):
-                part = piece[lost.start - gap.start : lost.stop - gap.start]
-                with self._saving():
-                    await trio.to_thread.run_sync(write_exactly, self._saved_fd, lost.start, part)
-                self._saved = self._saved.add(lost)
-
-    async def _copy(self, spans: list[Span]) -> None:
-        for span in spans:
-            for piece in span.pieces(MIB):
-                buffer = memoryview(bytearray(piece.size))
-                await self._disk.read(self._file.fd, piece.start, buffer)
-                await self._disk.write(self._saved_fd, piece.start, buffer)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with frozen bytes that are all present. Blocking; any thread."""
-        read_exactly(self._file.fd, offset, buffer)
-        span = Span(offset, offset + buffer.nbytes)
-        for saved in self._saved.within(span):
-            read_exactly(
-                self._saved_fd, saved.start, buffer[saved.start - offset : saved.stop - offset]
-            )
-
-    def missing(self, span: Span) -> Iterator[Span]:
-        """Yield the clean bytes of a span that must be fetched before `body` can be read."""
-        present = self._file.present
-        for unsaved in self._saved.missing(span):
-            lost = (*present.missing(unsaved), *self.written_since.within(unsaved))
-            yield from SpanSet(lost)
-
-    def body(self, span: Span) -> Body:
-        """Return a span, all present, as something to upload."""
-        return _FrozenBody(self, span)
-
-    def close(self) -> None:
-        """Let the saved bytes go; bodies must not be read any more."""
-        self.released.set()
-        # The number of a closed descriptor is soon another file's: no thread may write to it.
-        if self._saved_fd >= 0 and not self._savers:
-            os.close(self._saved_fd)
-            self._saved_fd = -1
-
-
-class _FrozenBody(Body):
-    def __init__(self, frozen: Frozen, span: Span) -> None:
-        self.size = span.size
-        self._frozen = frozen
-        self._start = span.start
-
-    @override
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        self._frozen.read_into(self._start + offset, buffer)
-
-
-class LiveBody(Body):
-    """Bytes of a staged file as they are when they are read, for a part sent ahead of a commit."""
-
-    def __init__(self, file: StagedFile, span: Span) -> None:
-        self.size = span.size
-        self._file = file
-        self._start = span.start
-
-    @override
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        try:
-            read_exactly(self._file.fd, self._start + offset, buffer)
-        except OSError as error:  # also when the file has lost its name, and so its stage
-            raise stage_error(error, self._file.path) from error
-
-
-def _unnamed_file(directory: Path) -> int:
-    """Open a file that has no name and vanishes with its descriptor."""
-    try:
-        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except OSError:  # not every file system has O_TMPFILE
-        path = directory / f".saved-{os.getpid()}-{os.urandom(6).hex()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        path.unlink()
-        return fd
-
-
-def stage_error(error: OSError, path: Path) -> VfsError:
-    """Return what a failure of the stage's own disk means to a caller."""
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return FullError(
-            f"the disk of the stage is full: free space on the file system of {path.parent}",
-            detail=str(error),
-        )
-    return VfsError(f"the stage's disk fails at {path}: {error.strerror}", detail=str(error))

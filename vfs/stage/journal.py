@@ -59,6 +59,26 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What was done to a file since its journal was told."""
+
+    cut: int  # smallest size that it had
+    spans: SpanSet = EMPTY
+
+    def wrote(self, span: Span) -> "Written":
+        """Add a write."""
+        return Written(self.cut, self.spans.add(span))
+
+    def cut_to(self, size: int) -> "Written":
+        """Add a truncation."""
+        return Written(min(self.cut, size), self.spans.cut(size))
+
+    def then(self, later: "Written") -> "Written":
+        """Return both, one after the other."""
+        return Written(min(self.cut, later.cut), self.spans.cut(later.cut).union(later.spans))
+
+
+@dataclass(frozen=True, slots=True)
 class StagedState:
     """One staged file as its journal tells it."""
 

@@ -5,6 +5,7 @@ state is what a restart would read: whoever gives space back asks it which bytes
 still count on.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import trio
 
 from vfs.spans import SpanSet
 from vfs.stage.journal import StagedState, apply, records_of, replay
-from vfs.stage.records import Record, RecordLog, sync_directory
+from vfs.stage.records import Record, RecordLog
 from vfs.values import MIB
 
 COMPACT_BYTES = 4 * MIB
 KIND = "stage"
 
 
+@functools.cache
 def boot_id() -> str:
     """Return the id of this boot of the machine: page caches do not outlive it. Blocking."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -27,9 +29,9 @@ def boot_id() -> str:
 class FileLog:
     """Records of one staged file. Errors of every call: OSError of the disk."""
 
-    def __init__(self, path: Path, boot: str) -> None:
+    def __init__(self, path: Path, boot: str | None = None) -> None:
         self.path = path
-        self._boot = boot
+        self._boot = boot if boot is not None else boot_id()
         self._log = RecordLog(path, KIND)
         self._limit = COMPACT_BYTES
         # What all records add up to, and what they did before they were synced.
@@ -84,7 +86,7 @@ class FileLog:
         return [] if self._state is None else records_of(self._state)
 
     def remove(self) -> None:
-        """Forget the file, durably. Blocking."""
-        self._log.close()
-        self.path.unlink(missing_ok=True)
-        sync_directory(self.path.parent)
+        """Remove the log; that nothing of it counts any more was made durable before."""
+        if self._state is not None:
+            self._log.close()
+            self.path.unlink(missing_ok=True)

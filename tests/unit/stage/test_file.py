@@ -11,7 +11,8 @@ from vfs.errors import FullError
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk
-from vfs.stage.file import LiveBody, StagedFile
+from vfs.stage.file import StagedFile
+from vfs.stage.frozen import LiveBody
 from vfs.values import GIB, KIB, MIB, Span
 
 
