@@ -1,12 +1,13 @@
 # Sourced by the rgw-*.sh scripts: where the gateway lives and how to see whether it runs.
 #
 #   VFS_SERVERS    directory of all test servers   (default: .cache/servers of the checkout)
-#   VFS_RGW_PORT   plain HTTP port                 (default: 18480; TLS is +10, the monitor +1000)
+#   VFS_RGW_PORT   plain HTTP port; TLS is +10, the monitor +1000
+#                  (default: the port used before, else the first free one of 18480, 18580, ...)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 home=$(realpath -m "${VFS_SERVERS:-$here/../../.cache/servers}/rgw")
-port=${VFS_RGW_PORT:-18480}
+port=${VFS_RGW_PORT:-$(cat "$home/port" 2>/dev/null || echo 18480)}
 tls_port=$((port + 10))
 mon_port=$((port + 1000))
 

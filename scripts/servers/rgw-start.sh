@@ -13,6 +13,20 @@ mkdir -p "$home"/{run,log,mon,osd,rgw}
 exec 9>"$home/lock"
 flock --timeout 120 9 || fail "another start holds $home/lock"
 
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Another checkout may have a gateway of its own.
+choose_port() {
+  local last=$((port + 900))
+  while taken "$port" || taken "$tls_port" || taken "$mon_port"; do
+    [ "$port" -lt "$last" ] || fail "no free port up to $last: set VFS_RGW_PORT"
+    port=$((port + 100))
+    tls_port=$((port + 10))
+    mon_port=$((port + 1000))
+  done
+  echo "$port" >"$home/port"
+}
+
 write_conf() {
   openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=localhost \
     -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
@@ -117,7 +131,10 @@ create_users() {
 }
 
 command -v radosgw >/dev/null || fail "not installed: run $here/rgw-install.sh as root"
-[ -s "$conf" ] || write_conf
+if [ ! -s "$conf" ]; then
+  choose_port
+  write_conf
+fi
 grep -q "127.0.0.1:$port " "$conf" || fail "$home uses another port: stop it with --wipe first"
 
 if [ ! -d "$home/mon/a/store.db" ]; then
