@@ -34,12 +34,15 @@ from typing import Protocol, TypeVar
 import pytest
 
 from tests.support.s3_access import S3Access
+from vfs.stage.directory import stage_name
 
 VFS = str(Path(sys.executable).with_name("vfs"))
 MIB = 1 << 20
 TIMEOUT_S = 120.0
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 JOURNAL = Path("/run/systemd/journal/socket")
+
+_known: dict[str, bytes] = {}  # by scheme: what the first mount found out about its server
 
 T = TypeVar("T")
 
@@ -207,9 +210,17 @@ class Mount:
     def start(self) -> None:
         """Run `vfs mount`; usable when it returns."""
         given = ",".join((f"stage_dir={self.stage}", *self.options))
+        known = self.stage / stage_name(self.url) / "known.json"
+        server = self.url.partition("://")[0]
+        if server in _known and not known.exists():
+            # What a server can do is tried once in a run, as on a host, and not by each mount.
+            known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            known.write_bytes(_known[server])
         done = self.run(VFS, "mount", "-o", given, self.url, self.path, check=False)
         if done.returncode != 0:
             raise ChildError(f"vfs mount exits {done.returncode}: {done.stderr}\n{self.log()}")
+        if known.exists():
+            _known.setdefault(server, known.read_bytes())
 
     def umount(self, *, timeout: float = TIMEOUT_S) -> None:
         """Run `vfs umount`: all is stored when it returns."""

@@ -24,9 +24,9 @@ from types import MappingProxyType
 from vfs.errors import CorruptError
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
-from vfs.stage.records import Record, Value
-from vfs.store.base import ObjectVersion, Part, Upload
-from vfs.values import Key, Span, Version
+from vfs.stage.records import Record, Value, file_of, file_record, number, text
+from vfs.store.base import Part, Upload
+from vfs.values import Key, Span
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -99,8 +99,8 @@ def records_of(state: StagedState) -> list[Record]:
         {
             "op": "file",
             "key": state.key,
-            "replaces": _version_value(state.replaces),
-            "base": _version_value(state.base),
+            "replaces": _optional(state.replaces),
+            "base": _optional(state.base),
             "extent": _extent_value(state.extent),
             "metadata": dict(state.metadata),
         }
@@ -121,7 +121,7 @@ def write_record(cut: int, size: int, spans: Iterable[Span], boot: str | None) -
 
 def name_record(key: Key, replaces: FileVersion | None, metadata: Mapping[str, str]) -> Record:
     """Return the record of a rename, or of what else is to be stored with the object."""
-    named = _version_value(replaces)
+    named = _optional(replaces)
     return {"op": "name", "key": key, "replaces": named, "metadata": dict(metadata)}
 
 
@@ -153,7 +153,7 @@ def part_record(part: Part, span: Span) -> Record:
 
 def stored_record(base: FileVersion) -> Record:
     """Return the record of a commit that has taken effect."""
-    return {"op": "stored", "base": _version_value(base)}
+    return {"op": "stored", "base": file_record(base)}
 
 
 def replay(records: Iterable[Record], boot: str) -> StagedState | None:
@@ -184,24 +184,24 @@ def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
         case "name":
             return replace(
                 state,
-                key=Key(_text(record, "key")),
-                replaces=_read_version(record["replaces"]),
+                key=Key(text(record, "key")),
+                replaces=_version_of(record["replaces"]),
                 metadata=_read_metadata(record),
             )
         case "commit":
             size, since = state.extent.size, record["since"]
             known = Extent(size, size) if since is None else _read_extent(since)
-            return replace(state, commit_id=_text(record, "id"), since=known)
+            return replace(state, commit_id=text(record, "id"), since=known)
         case "upload":
-            commit = None if record["commit"] is None else _text(record, "commit")
-            upload = Upload(Key(_text(record, "key")), _text(record, "upload_id"), commit)
+            commit = None if record["commit"] is None else text(record, "commit")
+            upload = Upload(Key(text(record, "key")), text(record, "upload_id"), commit)
             return replace(state, upload=upload, parts=())
         case "part":
-            part = Part(_number(record, "number"), _text(record, "tag"), _number(record, "size"))
-            start = _number(record, "start")
+            part = Part(number(record, "number"), text(record, "tag"), number(record, "size"))
+            start = number(record, "start")
             return replace(state, parts=(*state.parts, (part, Span(start, start + part.size))))
         case "stored":
-            base = _read_version(record["base"])
+            base = _version_of(record["base"])
             extent = state.since if state.since is not None else state.extent
             return StagedState(state.key, base, base, extent, state.metadata)
         case _:
@@ -211,7 +211,7 @@ def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
 def _written(state: StagedState, record: Record, boot: str) -> StagedState:
     if record["boot"] not in (None, boot):
         return state
-    cut, size, spans = _number(record, "cut"), _number(record, "size"), _read_spans(record["spans"])
+    cut, size, spans = number(record, "cut"), number(record, "size"), _read_spans(record["spans"])
     touched = SpanSet([*spans, Span(cut, max(size, state.extent.size, cut))])
     return replace(
         state,
@@ -238,26 +238,14 @@ def _read_spans(value: Value) -> list[Span]:
     return spans
 
 
-def _version_value(file: FileVersion | None) -> Value:
-    if file is None:
-        return None
-    return {
-        "key": file.pin.key,
-        "version": file.pin.version,
-        "version_id": file.pin.version_id,
-        "size": file.size,
-        "mtime_ns": file.mtime_ns,
-    }
+def _optional(file: FileVersion | None) -> Value:
+    return None if file is None else file_record(file)
 
 
-def _read_version(value: Value) -> FileVersion | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
+def _version_of(value: Value) -> FileVersion | None:
+    if value is not None and not isinstance(value, dict):
         raise TypeError("a version of a file is an object")
-    version_id = None if value["version_id"] is None else _text(value, "version_id")
-    pin = ObjectVersion(Key(_text(value, "key")), Version(_text(value, "version")), version_id)
-    return FileVersion(pin, _number(value, "size"), _number(value, "mtime_ns"))
+    return None if value is None else file_of(value)
 
 
 def _extent_value(extent: Extent) -> Value:
@@ -273,8 +261,8 @@ def _read_extent(value: Value) -> Extent:
     if not isinstance(value, dict):
         raise TypeError("an extent is an object")
     return Extent(
-        _number(value, "size"),
-        _number(value, "base_size"),
+        number(value, "size"),
+        number(value, "base_size"),
         SpanSet(_read_spans(value["dirty"])),
         SpanSet(_read_spans(value["holes"])),
     )
@@ -282,9 +270,9 @@ def _read_extent(value: Value) -> Extent:
 
 def _read_file(record: Record) -> StagedState:
     return StagedState(
-        Key(_text(record, "key")),
-        _read_version(record["replaces"]),
-        _read_version(record["base"]),
+        Key(text(record, "key")),
+        _version_of(record["replaces"]),
+        _version_of(record["base"]),
         _read_extent(record["extent"]),
         _read_metadata(record),
     )
@@ -295,17 +283,3 @@ def _read_metadata(record: Record) -> Mapping[str, str]:
     if not isinstance(metadata, dict):
         raise TypeError("metadata are an object")
     return {name: str(value) for name, value in metadata.items()}
-
-
-def _text(record: Record, name: str) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a text")
-    return value
-
-
-def _number(record: Record, name: str) -> int:
-    value = record[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"{name} is a number")
-    return value

@@ -18,6 +18,9 @@ from pathlib import Path
 import trio
 
 from vfs.errors import CorruptError, MetadataError
+from vfs.layout.base import FileVersion
+from vfs.store.base import ObjectVersion
+from vfs.values import Key, Version
 
 LOG_VERSION = 1
 
@@ -70,6 +73,40 @@ def read_log(data: bytes, kind: str, path: Path) -> tuple[list[dict[str, Value]]
         records.append(record)
         position = end + 1
     return records, position
+
+
+def text(record: Record, name: str) -> str:
+    """Return a field that is a text. Errors: KeyError, TypeError."""
+    value = record[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text")
+    return value
+
+
+def number(record: Record, name: str, *, signed: bool = False) -> int:
+    """Return a field that is a whole number. Errors: KeyError, TypeError."""
+    value = record[name]
+    if not isinstance(value, int) or isinstance(value, bool) or (value < 0 and not signed):
+        raise TypeError(f"{name} is a number")
+    return value
+
+
+def file_record(file: FileVersion) -> dict[str, Value]:
+    """Return a file version as JSON values."""
+    return {
+        "key": file.pin.key,
+        "version": file.pin.version,
+        "version_id": file.pin.version_id,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+    }
+
+
+def file_of(record: Record) -> FileVersion:
+    """Return the file version of its JSON values. Errors: KeyError, TypeError."""
+    version_id = None if record.get("version_id") is None else text(record, "version_id")
+    pin = ObjectVersion(Key(text(record, "key")), Version(text(record, "version")), version_id)
+    return FileVersion(pin, number(record, "size"), number(record, "mtime_ns", signed=True))
 
 
 def sync_directory(path: Path) -> None:

@@ -10,46 +10,19 @@ the log has grown past its limit, it is rewritten.
 import itertools
 from collections.abc import Mapping
 
-from vfs.layout.base import FileVersion
 from vfs.stage.directory import Stage
 from vfs.stage.records import Value
-from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
 from vfs.tree.sidecar import SidecarEntry, encode_entry
 from vfs.tree.sidecars import Sidecars
-from vfs.values import MIB, Key, Version
+from vfs.values import MIB, Key
 
 COMPACT_BYTES = 4 * MIB
-
-
-def file_record(file: FileVersion) -> dict[str, Value]:
-    """Return a file version as JSON values."""
-    return {
-        "key": file.pin.key,
-        "version": file.pin.version,
-        "version_id": file.pin.version_id,
-        "size": file.size,
-        "mtime_ns": file.mtime_ns,
-    }
 
 
 def attributes_record(attributes: Attributes) -> Value:
     """Return attributes as JSON values."""
     return encode_entry(SidecarEntry(0, attributes))  # type: ignore[return-value]  # JSON values
-
-
-def file_of(record: Mapping[str, Value]) -> FileVersion:
-    """Return the file version of its JSON values."""
-    version_id = record.get("version_id")
-    size, mtime_ns = record["size"], record["mtime_ns"]
-    if not isinstance(size, int) or not isinstance(mtime_ns, int):
-        raise TypeError("size and mtime_ns are numbers")
-    pin = ObjectVersion(
-        Key(str(record["key"])),
-        Version(str(record["version"])),
-        None if version_id is None else str(version_id),
-    )
-    return FileVersion(pin, size, mtime_ns)
 
 
 class Journal:

@@ -24,8 +24,8 @@ from vfs.errors import (
 )
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
+from vfs.stage.records import file_record
 from vfs.tree.context import Caller, Context
-from vfs.tree.journal import file_record
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Move, Node
 

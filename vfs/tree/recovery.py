@@ -11,10 +11,9 @@ from dataclasses import replace
 from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion, Layout
-from vfs.stage.records import Value
+from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
-from vfs.tree.journal import file_of
 from vfs.tree.rename_tree import move_tree
 from vfs.tree.sidecar import decode_entry
 from vfs.values import MIB, Key, Span, Version

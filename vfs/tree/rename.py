@@ -25,9 +25,9 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
-from vfs.stage.records import Value
+from vfs.stage.records import Value, file_record
 from vfs.tree.context import Context
-from vfs.tree.journal import attributes_record, file_record
+from vfs.tree.journal import attributes_record
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
