@@ -38,6 +38,7 @@ from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings
 from vfs.tree.node import Inodes
 from vfs.tree.recovery import recover
+from vfs.tree.replay import take_up
 from vfs.tree.sidecars import Sidecars
 from vfs.values import MIB
 
@@ -89,7 +90,10 @@ async def open_tree(
         fetcher = await stack.enter_async_context(open_fetcher(cache, layout.read_into))
         if config.cache.read_ahead is not None:
             fetcher.most_ahead_bytes = config.cache.read_ahead
-        committer = await stack.enter_async_context(open_committer(layout, config.stage.stage_wait))
+        local = config.stage.fsync == "local"
+        committer = await stack.enter_async_context(
+            open_committer(layout, config.stage.stage_wait, local=local)
+        )
         stage.budget.on_pressure = lambda: _relieve(stage, committer)
         committer.on_progress = stage.budget.progress
         context = _make_context(layout, store, stage, config, fetcher, committer)
@@ -98,11 +102,11 @@ async def open_tree(
         root = context.inodes.root
         own = await context.sidecars.refresh(root.key, 0)
         root.attributes = effective(own.get(""), None, context.defaults)
-        if not config.tree.ro:
-            await recover(fs, unfinished)
         nursery = await stack.enter_async_context(open_tasks())
         conflicts = Conflicts(context, nursery)
         committer.on_conflict = conflicts.lose
+        if not config.tree.ro:
+            await recover(fs, await take_up(fs, await stage.take_up(), unfinished))
         yield Mount(fs, store, metrics, cache, conflicts)
         nursery.cancel_scope.cancel()
 
@@ -168,8 +172,6 @@ async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
     stage = Stage(parent / stage_name(spec.url), spec.url, budget)
     await _take_over(stage)
     stack.callback(stage.close)
-    for path in stage.leftovers():
-        log.warning("%s: bytes that an earlier mount did not store; kept", path)
     return stage
 
 

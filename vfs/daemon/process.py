@@ -45,7 +45,7 @@ PROGRESS_S = 0.2
 async def serve_mount(spec: MountSpec, mountpoint: Path, ready: Callable[[], None]) -> int:
     """Run one mount from its first request to its last; return the exit code."""
     async with open_mount(spec) as mount:
-        tune_interpreter()
+        mount.fs.files.handles.on_count = tune_interpreter().adapt
         return await _Daemon(spec, mountpoint, mount).run(ready)
 
 

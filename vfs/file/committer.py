@@ -25,6 +25,7 @@ RETRY_CAP_S = 60.0
 PARTS_AHEAD = 8
 """Parts sent ahead at once over all files: enough to overlap requests on any link we measured."""
 COMMITS_AT_ONCE = 16
+TEND_S = 1.0
 
 
 class _State:
@@ -43,12 +44,20 @@ class _State:
 
 
 class Committer:
-    """Commits of all files of a mount."""
+    """Commits of all files of a mount.
 
-    def __init__(self, layout: Layout, nursery: trio.Nursery, wait_s: float) -> None:
+    `local`: fsync and close wait for the stage only; what they leave is committed when it is due
+    (`Content.is_due`), at the last close and when the stage is full.
+    """
+
+    def __init__(
+        self, layout: Layout, nursery: trio.Nursery, wait_s: float, *, local: bool = False
+    ) -> None:
         self._layout = layout
         self._nursery = nursery
         self._wait_s = wait_s
+        self.local = local
+        self._arrived = trio.Event()  # set, and replaced, when there is something to tend
         self._states: dict[Content, _State] = {}
         self._commit_slots = trio.CapacityLimiter(COMMITS_AT_ONCE)
         self._ahead_slots = trio.CapacityLimiter(PARTS_AHEAD)
@@ -76,12 +85,41 @@ class Committer:
 
     def note(self, content: Content) -> None:
         """Keep track of a content that has changed."""
-        self._states.setdefault(content, _State())
+        if content not in self._states:
+            self._states[content] = _State()
+            self._arrived.set()
 
     def progress(self) -> None:
         """Note that bytes reach the store, so that waiting callers keep waiting."""
         self._last_progress = trio.current_time()
         self.on_progress()
+
+    async def keep(self, content: Content) -> None:
+        """Return when the content is as safe as fsync and close promise.
+
+        Errors: those of `store`; with `local`, of the stage's disk instead.
+        """
+        if not self.local:
+            await self.store(content)
+            return
+        content.refuse_if_lost()
+        self._raise_unreported(content)
+        if content.needs_commit:
+            self.note(content)
+            await content.persist()
+
+    async def tend(self) -> None:
+        """Look after what is dirty, once a second: journal what was written, start what is due."""
+        while True:
+            while not self._states:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+            await trio.sleep(TEND_S)
+            for content, state in list(self._states.items()):
+                if content.needs_commit:
+                    content.journal.note()
+                    if self.local and not state.running and content.is_due:
+                        self.start(content)
 
     async def store(self, content: Content) -> None:
         """Return when the store holds every change made before the call.
@@ -109,6 +147,7 @@ class Committer:
             with trio.move_on_at(limit) as scope:
                 await state.finished.wait()
             if scope.cancelled_caught and trio.current_time() >= self._last_progress + self._wait_s:
+                await self._persist(content)
                 raise UnreachableError(
                     f"not stored: nothing has moved for {self._wait_s:g} s; the bytes stay staged "
                     "and the upload goes on",
@@ -144,7 +183,8 @@ class Committer:
             self._signal(state)
             if not content.needs_commit:
                 self._states.pop(content, None)
-                if content.handles == 0:
+                # What is removed is let go by who removes it, after its journal says so.
+                if content.handles == 0 and not content.discarded:
                     content.release_stage()
 
     async def _commit_until_stored(self, content: Content, state: _State) -> None:
@@ -170,10 +210,12 @@ class Committer:
             state.error = error
         except VfsError as error:
             self._failed(content, state, error)
+            await self._persist(content)
         except Exception as error:
             # A fault of ours fails this file's callers and is tried again, never ends the mount.
             log.exception("commit of %r failed unexpectedly", content.owner.key)
             self._failed(content, state, VfsError(f"unexpected error: {error}"))
+            await self._persist(content)
         else:
             state.error = None
             state.unreported = False
@@ -193,6 +235,14 @@ class Committer:
             state.attempts,
             error.message,
         )
+
+    @staticmethod
+    async def _persist(content: Content) -> None:
+        """Let what the store does not take survive a restart."""
+        try:
+            await content.persist()
+        except VfsError as error:
+            log.warning("%r is not safe in the stage either: %s", content.owner.key, error.message)
 
     @staticmethod
     def _signal(state: _State) -> None:
@@ -243,12 +293,17 @@ class Committer:
             await self._states[pending[0]].finished.wait()
 
     def _state(self, content: Content) -> _State:
-        return self._states.setdefault(content, _State())
+        self.note(content)
+        return self._states[content]
 
 
 @asynccontextmanager
-async def open_committer(layout: Layout, wait_s: float) -> AsyncGenerator[Committer]:
+async def open_committer(
+    layout: Layout, wait_s: float, *, local: bool = False
+) -> AsyncGenerator[Committer]:
     """Run a committer; leaving the block cancels its uploads, staged bytes stay."""
     async with open_tasks() as nursery:
-        yield Committer(layout, nursery, wait_s)
+        committer = Committer(layout, nursery, wait_s, local=local)
+        nursery.start_soon(committer.tend)
+        yield committer
         nursery.cancel_scope.cancel()

@@ -15,17 +15,24 @@ from typing_extensions import override
 
 from vfs.cache.fill import Fetcher
 from vfs.errors import ConflictError, StaleError, VfsError
+from vfs.file.journal import FileJournal
 from vfs.file.window import History, advance
-from vfs.layout.base import NO_UPLOAD_LOG, Draft, FileVersion, Layout, UploadLog
+from vfs.layout.base import NO_UPLOAD_LOG, Begun, Draft, FileVersion, Layout
 from vfs.layout.base import Content as CommitContent
 from vfs.spans import SpanSet
 from vfs.stage.directory import Stage
 from vfs.stage.file import StagedFile
 from vfs.stage.frozen import Frozen, LiveBody
+from vfs.stage.journal import About, Extent, StagedState
 from vfs.store.base import Body
 from vfs.values import MIB, Key, Span
 
 log = logging.getLogger(__name__)
+
+IDLE_S = 5.0
+"""A file that is written in the background is stored when nobody has written for so long."""
+LATE_S = 60.0
+"""And never later than this after its oldest change."""
 
 
 class Owner(Protocol):
@@ -38,6 +45,10 @@ class Owner(Protocol):
 
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object: mode, owner, times."""
+        ...
+
+    def about(self) -> About:
+        """Return what a restart must know of the name: its attributes as JSON values."""
         ...
 
     def committed(self, version: FileVersion) -> None:
@@ -73,12 +84,14 @@ class Content:
         self.changes = 0  # reasons to commit, counted
         self.stored = 0  # the count that the last commit covered
         self.dirty_since_s: float | None = None
+        self._changed_s = 0.0
         self._fetcher = fetcher
         self._stage = stage
         self._staging = trio.Lock()
         self._draft: Draft | None = None
         self._tried = False  # a commit of the draft has failed, perhaps after it took effect
-        self._log: UploadLog = NO_UPLOAD_LOG
+        self.journal = FileJournal(lambda: self.staged, self._described)
+        self._begun: Begun | None = None  # what an earlier daemon has done for the next version
 
     @property
     def size(self) -> int:
@@ -101,11 +114,18 @@ class Content:
             return 0
         return self.staged.dirty.size
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a commit that nobody waits for should begin."""
+        now = trio.current_time()
+        return now - self._changed_s >= IDLE_S or now - (self.dirty_since_s or now) >= LATE_S
+
     def changed(self) -> None:
         """Note a reason to commit."""
         self.changes += 1
+        self._changed_s = trio.current_time()
         if self.dirty_since_s is None:
-            self.dirty_since_s = trio.current_time()
+            self.dirty_since_s = self._changed_s
 
     def refuse_if_lost(self) -> None:
         """Raise what a write or fsync of a lost content must answer. Errors: StaleError."""
@@ -220,8 +240,10 @@ class Content:
                 base=self.base if base_is_used else None,
                 replaces=self.replaces,
                 metadata=self.owner.object_metadata(),
-                log=self._log,
+                log=self.journal,
+                begun=self._begun,
             )
+            self._begun = None
         return self._draft
 
     def parts_ahead(self, near: Span) -> list[tuple[Draft, Span]]:
@@ -265,6 +287,7 @@ class Content:
         self._draft = None
         self._tried = False
         self.owner.committed(version)
+        self.journal.retarget()
 
     async def commit(self) -> None:
         """Store what the file holds now. One at a time: only `Committer` calls this.
@@ -279,10 +302,11 @@ class Content:
 
     async def _commit(self) -> None:
         staged = await self.stage_for_writing()
-        frozen = await staged.freeze()
+        frozen = await staged.freeze(self.draft().commit_id)
         covered = self.changes
-        done = False
+        stored: FileVersion | None = None
         try:
+            await staged.sync_log()
             version = await self._put(_Frozen(self, staged, frozen))
             base = self.base
             # No await from here on: base, stage and tree change together.
@@ -294,10 +318,12 @@ class Content:
             self._draft = None
             self.stored = covered
             self.dirty_since_s = None if covered == self.changes else trio.current_time()
-            done = True
+            stored = version
             self.owner.committed(version)
         finally:
-            staged.thaw(base_size=frozen.size if done else None)
+            staged.thaw(stored=stored)
+        with suppress(VfsError):  # the store has it, and a restart asks the store
+            await staged.sync_log()
 
     async def _put(self, content: "_Frozen") -> FileVersion:
         draft, again = self.draft(), self._tried
@@ -313,6 +339,33 @@ class Content:
         self._tried = False
         return version
 
+    # What a restart takes up
+
+    def _described(self) -> StagedState:
+        nothing = Extent(0, 0)  # the staged file knows it better
+        return StagedState(self.owner.key, self.replaces, self.base, nothing, self.owner.about())
+
+    async def persist(self) -> None:
+        """Return when what was written before the call survives a power cut.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if not self.discarded:
+            await self.stage_for_writing()
+            await self.journal.persist()
+
+    def take_up(self, staged: StagedFile, state: StagedState) -> None:
+        """Go on with what an earlier daemon has left; the next commit settles what became of it."""
+        staged.on_change = self._on_change
+        self.staged = staged
+        self.base, self.replaces = state.base, state.replaces
+        commit_id = state.commit_id or (state.upload.commit_id if state.upload else None)
+        if commit_id is not None:
+            self._begun = Begun(commit_id, state.upload, state.sent, state.parts)
+            self._tried = True
+            self.draft()
+        self.changed()
+
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.
 
@@ -327,7 +380,7 @@ class Content:
             base=None,
             replaces=None,
             metadata=self.owner.object_metadata(),
-            log=self._log,
+            log=NO_UPLOAD_LOG,
         )
         try:
             return await draft.commit(_Frozen(self, staged, frozen), self.owner.object_metadata())
@@ -336,7 +389,7 @@ class Content:
                 await draft.abandon()
             raise
         finally:
-            staged.thaw(base_size=None)
+            staged.thaw(stored=None)
 
     async def finish_move(self) -> None:
         """Finish a rename whose new name is stored: remove the old one. With `commits` held."""
@@ -394,3 +447,7 @@ class _Frozen(CommitContent):
     async def body(self, span: Span) -> Body:
         await self._content.localise(self._frozen, self._staged, span)
         return self._frozen.body(span)
+
+    @override
+    def is_latest(self, span: Span) -> bool:
+        return not self._frozen.written_since.touches(span) and span.stop <= self._staged.size

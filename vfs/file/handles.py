@@ -1,6 +1,7 @@
 """Open files: one `Handle` for each open, all handles of a file share its `Content`."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -27,6 +28,7 @@ class HandleTable(Generic[T]):
     def __init__(self) -> None:
         self._handles: dict[HandleId, T] = {}
         self._ids = itertools.count(1)
+        self.on_count: Callable[[int], None] = lambda _count: None  # told how many are open
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -39,6 +41,7 @@ class HandleTable(Generic[T]):
         """Register a handle."""
         number = HandleId(next(self._ids))
         self._handles[number] = handle
+        self.on_count(len(self._handles))
         return number
 
     def get(self, number: HandleId) -> T:
@@ -52,4 +55,5 @@ class HandleTable(Generic[T]):
         """Return a handle and forget it. Errors: BadHandleError."""
         handle = self.get(number)
         del self._handles[number]
+        self.on_count(len(self._handles))
         return handle

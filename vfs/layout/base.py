@@ -79,16 +79,27 @@ class Content(Protocol):
         """Return the bytes of a span, those of the base version fetched first where it is clean."""
         ...
 
+    def is_latest(self, span: Span) -> bool:
+        """Tell whether the file still holds these bytes, whatever was written meanwhile."""
+        ...
+
 
 class UploadLog(Protocol):
-    """Where a draft records what a restart must know, before and after each step."""
+    """Where a draft records what a restart must know, before and after each step.
+
+    Errors of every call: FullError, VfsError when the disk fails.
+    """
 
     async def upload_begun(self, upload: Upload) -> None:
         """Record an upload in parts before its first part is sent."""
         ...
 
-    async def part_sent(self, part: Part, span: Span) -> None:
-        """Record a finished part and the bytes of the file that it holds."""
+    def sending(self, number: int) -> None:
+        """Record that the upload may have a part of that number from now on."""
+        ...
+
+    def part_sent(self, part: Part, span: Span) -> None:
+        """Record a finished part and the bytes of the file that it holds, as they are now."""
         ...
 
 
@@ -100,11 +111,25 @@ class NoUploadLog(UploadLog):
         return
 
     @override
-    async def part_sent(self, part: Part, span: Span) -> None:
+    def sending(self, number: int) -> None:
+        return
+
+    @override
+    def part_sent(self, part: Part, span: Span) -> None:
         return
 
 
 NO_UPLOAD_LOG = NoUploadLog()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an earlier process has done for a draft, as its journal tells."""
+
+    commit_id: str
+    upload: Upload | None = None
+    sent: frozenset[int] = frozenset()  # numbers of parts that the upload may have
+    parts: tuple[tuple[Part, Span], ...] = ()  # those that hold what the file holds
 
 
 class Draft(ABC):
@@ -186,11 +211,12 @@ class Layout(ABC):
         replaces: FileVersion | None,
         metadata: Mapping[str, str],
         log: UploadLog,
+        begun: Begun | None = None,
     ) -> Draft:
         """Begin the next version of `target`, made from `base` (which may lie at another key).
 
         `replaces` is what the target must hold when the commit takes effect; None: nothing.
-        `metadata` goes with an upload that begins before the commit.
+        `metadata` goes with an upload that begins before the commit. `begun` is gone on with.
         """
 
     @abstractmethod

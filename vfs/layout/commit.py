@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout import parts
-from vfs.layout.base import Content, Draft, FileVersion, UploadLog
-from vfs.layout.parts import SentPart, Step
+from vfs.layout.base import Begun, Content, Draft, FileVersion, UploadLog
+from vfs.layout.parts import SentPart, SentParts, Step
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -54,8 +54,9 @@ class PlainDraft(Draft):
         metadata: Mapping[str, str],
         part_bytes: int | None,
         log: UploadLog,
+        begun: Begun | None = None,
     ) -> None:
-        self.commit_id = secrets.token_hex(16)
+        self.commit_id = secrets.token_hex(16) if begun is None else begun.commit_id
         self._store = store
         self._target = target
         self._base = base
@@ -67,8 +68,14 @@ class PlainDraft(Draft):
         self._upload: Upload | None = None
         self._beginning = trio.Lock()
         self._metadata = metadata
-        self._sent: dict[int, SentPart] = {}
-        self._uploaded: set[int] = set()  # part numbers that the upload has, wanted or not
+        self._sent = SentParts()
+        self._uploaded: set[int] = set()  # part numbers that the upload may have, wanted or not
+        self._has_copies = False  # some of its parts may come from the base
+        if begun is not None and begun.upload is not None:
+            self._upload = begun.upload
+            self._uploaded.update(begun.sent)
+            self._sent = SentParts(SentPart(part, span) for part, span in begun.parts)
+            self._has_copies = base is not None
         self._offered: set[int] = set()
         self._committing = False
         self._over = False  # given up: nothing may be sent any more
@@ -100,8 +107,7 @@ class PlainDraft(Draft):
         try:
             part = await self._send(number, span, body)
             if self._sending[number]:
-                self._sent[number] = SentPart(part, span)
-                await self._log.part_sent(part, span)
+                self._keep(part, span)
         finally:
             del self._sending[number]
             if not self._sending:
@@ -110,8 +116,19 @@ class PlainDraft(Draft):
 
     async def _send(self, number: int, span: Span, body: Body) -> Part:
         upload = await self._begun()
-        self._uploaded.add(number)
+        self._starting(number)
         return await self._store.upload_part(upload, number, body, offset=span.start)
+
+    def _starting(self, number: int) -> None:
+        """Take note that the upload may have a part of that number from now on."""
+        self._log.sending(number)
+        self._uploaded.add(number)
+        self._sent.replaced(number)
+
+    def _keep(self, part: Part, span: Span) -> None:
+        """Take note of a part that holds what the file holds."""
+        self._sent.add(SentPart(part, span))
+        self._log.part_sent(part, span)
 
     async def _begun(self) -> Upload:
         async with self._beginning:
@@ -125,12 +142,12 @@ class PlainDraft(Draft):
 
     @override
     def touch(self, span: Span) -> None:
-        if self._grid is None or not (self._sent or self._sending):
-            return
-        for number, _ in self._grid.parts(span):
-            self._sent.pop(number, None)
-            if number in self._sending:
-                self._sending[number] = False
+        if self._sent:
+            self._sent.drop(span)
+        if self._sending and self._grid is not None:
+            for number, _ in self._grid.parts(span):
+                if number in self._sending:
+                    self._sending[number] = False
 
     @override
     async def commit(self, content: Content, metadata: Mapping[str, str]) -> FileVersion:
@@ -226,25 +243,30 @@ class PlainDraft(Draft):
         async with open_tasks() as nursery:
             for _ in range(min(PARTS_AT_ONCE, len(plan))):
                 nursery.start_soon(work)
-        if any(step.copy for step in plan) and not features.copy_part_pins_source:
+        if self._has_copies and not features.copy_part_pins_source:
             await self._check_base()
         return [done[number] for number in sorted(done)]
 
     def _plan(self, content: Content, clean: SpanSet) -> list[Step]:
         if self._grid is None:
             self._grid = parts.ladder(self._rules, part_bytes=self._part_bytes, size=content.size)
-        sent = list(self._sent.values())
-        return parts.plan_commit(content.size, clean, sent, self._grid, self._rules)
+        return parts.plan_commit(content.size, clean, list(self._sent), self._grid, self._rules)
 
     async def _carry_out(self, step: Step, content: Content) -> Part:
         upload = await self._begun()
-        self._uploaded.add(step.number)
+        number, span = step.number, step.span
+        self._starting(number)
         if step.copy and self._base is not None:
-            return await self._store.copy_part(
-                upload, step.number, self._base.pin, step.span, offset=step.span.start
+            self._has_copies = True
+            part = await self._store.copy_part(
+                upload, number, self._base.pin, span, offset=span.start
             )
-        body = await content.body(step.span)
-        return await self._store.upload_part(upload, step.number, body, offset=step.span.start)
+        else:
+            body = await content.body(span)
+            part = await self._store.upload_part(upload, number, body, offset=span.start)
+        if content.is_latest(span):
+            self._keep(part, span)  # for the next attempt, should this one fail
+        return part
 
     async def _check_base(self) -> None:
         """Make sure that the copies came from the base, where the store did not."""
@@ -309,6 +331,7 @@ class PlainDraft(Draft):
 
     def _forget_upload(self) -> None:
         self._upload = None
+        self._has_copies = False
         self._uploaded = set()
         self._sent.clear()
         for number in self._sending:

@@ -9,8 +9,8 @@ Part numbers must ascend with the offsets but may have gaps. A part sent ahead h
 ladder step, so the ranges between two of them are planned with the numbers that lie between.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vfs.errors import TooLargeError
@@ -49,6 +49,54 @@ class Step:
     span: Span
     kept: Part | None = None
     copy: bool = False
+
+
+class SentParts:
+    """Parts that the store has and that hold what the file holds; no two overlap."""
+
+    def __init__(self, sent: Iterable[SentPart] = ()) -> None:
+        self._starts: list[int] = []
+        self._by_start: dict[int, SentPart] = {}
+        self._start_of: dict[int, int] = {}  # by part number
+        for one in sent:
+            self.add(one)
+
+    def add(self, sent: SentPart) -> None:
+        """Take note of a part."""
+        self.drop(sent.span)
+        self.replaced(sent.part.number)
+        insort(self._starts, sent.span.start)
+        self._by_start[sent.span.start] = sent
+        self._start_of[sent.part.number] = sent.span.start
+
+    def drop(self, span: Span) -> None:
+        """Forget the parts that overlap a span."""
+        first = bisect_right(self._starts, span.start)
+        if first and self._by_start[self._starts[first - 1]].span.stop > span.start:
+            first -= 1
+        last = bisect_left(self._starts, span.stop, lo=first)
+        for start in self._starts[first:last]:
+            del self._start_of[self._by_start.pop(start).part.number]
+        del self._starts[first:last]
+
+    def replaced(self, number: int) -> None:
+        """Forget the part of a number, which the store may have other bytes of."""
+        start = self._start_of.get(number)
+        if start is not None:
+            self.drop(self._by_start[start].span)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._starts.clear()
+        self._by_start.clear()
+        self._start_of.clear()
+
+    def __iter__(self) -> Iterator[SentPart]:
+        """Yield them by offset."""
+        return iter([self._by_start[start] for start in self._starts])
+
+    def __len__(self) -> int:
+        return len(self._starts)
 
 
 class Grid:
@@ -138,7 +186,7 @@ def plan_commit(
     """
     if rules.equal_parts:
         return _plan_equal(size, clean, sent, grid, rules)
-    usable = [one for one in sent if one.span.stop <= size and _fits(one, size, rules)]
+    usable = _ascending([one for one in sent if _fits(one, size, rules)])
     # A file that has outgrown its grid may leave too few numbers beyond the parts that were sent.
     for kept in (usable, []):
         steps = _plan_around(kept, size, clean, grid, rules)
@@ -150,7 +198,21 @@ def plan_commit(
 
 
 def _fits(ready: SentPart, size: int, rules: PartRules) -> bool:
+    if ready.span.stop > size:
+        return False
     return ready.span.size >= rules.min_bytes or ready.span.stop == size
+
+
+def _ascending(sent: Sequence[SentPart]) -> list[SentPart]:
+    """Return parts whose numbers ascend with their offsets.
+
+    Those of an earlier plan and of the grid are numbered in two ways: the later ones have to go.
+    """
+    kept: list[SentPart] = []
+    for one in sorted(sent, key=lambda one: one.span):
+        if not kept or one.part.number > kept[-1].part.number:
+            kept.append(one)
+    return kept
 
 
 def _plan_around(
@@ -159,7 +221,7 @@ def _plan_around(
     """Plan what lies between the parts that are kept; None when the numbers do not suffice."""
     steps: list[Step] = []
     position, number = 0, 1
-    for ready in sorted(kept, key=lambda one: one.span):
+    for ready in kept:
         numbers = (number, ready.part.number - 1)
         between = _plan_gap(Span(position, ready.span.start), size, clean, numbers, grid, rules)
         if between is None:

@@ -15,6 +15,7 @@ from vfs.errors import ConflictError, NameTooLongError, NotFoundError, StaleErro
 from vfs.layout import parts
 from vfs.layout.base import (
     NO_UPLOAD_LOG,
+    Begun,
     Content,
     DirectoryPage,
     Draft,
@@ -63,6 +64,10 @@ class _Untouched(Content):
         if span:
             await self._layout.read_into(self._file, span, [memoryview(data)])
         return BytesBody(data)
+
+    @override
+    def is_latest(self, span: Span) -> bool:
+        return True
 
 
 class PlainLayout(Layout):
@@ -160,6 +165,7 @@ class PlainLayout(Layout):
         replaces: FileVersion | None,
         metadata: Mapping[str, str],
         log: UploadLog,
+        begun: Begun | None = None,
     ) -> Draft:
         return PlainDraft(
             self._store,
@@ -169,6 +175,7 @@ class PlainLayout(Layout):
             metadata=metadata,
             part_bytes=self._part_bytes,
             log=log,
+            begun=begun,
         )
 
     @override

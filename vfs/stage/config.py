@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from vfs.options import Duration, Later, LocalPath, Section, Size
+from vfs.options import Duration, LocalPath, Section, Size
 from vfs.values import MIB
 
 MIN_STAGE_BYTES = 256 * MIB
@@ -55,8 +55,11 @@ class StageConfig(Section):
         ),
         examples=["60s"],
     )
-    fsync: Annotated[Literal["remote"], Later(("local",))] = Field(
+    fsync: Literal["remote", "local"] = Field(
         "remote",
-        description="What fsync and close wait for: `remote`, until the store has the bytes.",
-        examples=["remote"],
+        description=(
+            "What fsync and close wait for: `remote`, until the store has the bytes; `local`,"
+            " until they are safe on the stage's disk: the upload follows in the background."
+        ),
+        examples=["local"],
     )

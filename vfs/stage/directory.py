@@ -3,7 +3,8 @@
     STAGE_DIR/<name of the mount>/
         owner           JSON: version, url, pid, host; locked with flock by the living owner
         names.log       what was decided about names and is not in the store yet
-        files/          one sparse file for each file with staged bytes
+        files/X         a sparse file with the staged bytes of one file
+        files/X.log     its journal: which file it is, and which bytes count
 
 One daemon owns a directory: the lock decides, the pid in it is for the message.
 """
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import socket
@@ -19,12 +21,17 @@ from pathlib import Path
 from typing import cast
 from weakref import WeakSet
 
-from vfs.errors import BusyError, DeniedError, FullError, MetadataError
+import trio
+
+from vfs.errors import BusyError, DeniedError, FullError, MetadataError, VfsError
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error
-from vfs.stage.file import StagedFile
+from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
+from vfs.stage.journal import StagedState
 from vfs.stage.records import RecordLog
 from vfs.values import MIB
+
+log = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 SMALLEST_BYTES = 64 * MIB
@@ -50,6 +57,7 @@ class Stage:
         self._serial = itertools.count()
         self._prefix = os.urandom(6).hex()
         self._staged: WeakSet[StagedFile] = WeakSet()
+        self.damaged: list[Path] = []  # staged files that could not be taken up
 
     def open(self) -> None:
         """Take the directory over. Blocking.
@@ -104,15 +112,55 @@ class Stage:
         os.fdatasync(fd)
         self._lock_fd = fd
 
-    def leftovers(self) -> list[Path]:
-        """Return staged files of an earlier owner that was killed."""
-        return sorted(self._files.iterdir())
+    async def take_up(self) -> list[tuple[StagedFile, StagedState]]:
+        """Open what an earlier owner has left and the store may not have.
+
+        What was promised to nobody is removed, and what cannot be understood is left alone and
+        told.
+        """
+        found: list[tuple[StagedFile, StagedState]] = []
+        for path in sorted(self._files.iterdir()):
+            if path.suffix == LOG_SUFFIX:
+                one = await self._reopen(path.with_suffix(""))
+                if one is not None:
+                    found.append(one)
+            elif path.suffix or not log_path(path).exists():
+                # Half of a log that was being rewritten, or bytes that no journal knows.
+                path.unlink()
+        over = {name for _, state in found for name in state.over}
+        kept: list[tuple[StagedFile, StagedState]] = []
+        for staged, state in found:
+            if staged.path.name in over:
+                staged.close()
+            else:
+                self._staged.add(staged)
+                kept.append((staged, state))
+        return kept
+
+    async def _reopen(self, path: Path) -> tuple[StagedFile, StagedState] | None:
+        staged = StagedFile(path, self.budget, 0, self._disk)
+        try:
+            state = await trio.to_thread.run_sync(staged.reopen)
+        except VfsError as error:
+            log.warning("staged bytes cannot be taken up, left alone: %s", error.message)
+            self.damaged.append(path)
+            return None
+        except OSError as error:
+            log.warning("%s cannot be opened, left alone: %s", path, error.strerror)
+            self.damaged.append(path)
+            return None
+        staged.charge()
+        if state is None or state.is_stored:
+            staged.close()
+            return None
+        return staged, state
 
     async def new_file(self, base_size: int) -> StagedFile:
         """Make an empty staged file over a base of that size."""
         path = self._files / f"{self._prefix}-{next(self._serial):06d}"
         try:
             staged = StagedFile(path, self.budget, base_size, self._disk)
+            staged.create()
         except OSError as error:
             raise stage_error(error, path) from error
         self._staged.add(staged)

@@ -12,20 +12,39 @@ the bytes, then the records of the journal that say where they are.
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
+from vfs.errors import CorruptError, VfsError
+from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error, write_exactly
 from vfs.stage.frozen import Frozen
 from vfs.stage.holes import punch_hole
-from vfs.stage.journal import Extent, StagedState, Written, write_record
+from vfs.stage.journal import (
+    GONE,
+    Extent,
+    StagedState,
+    Written,
+    commit_record,
+    cut_record,
+    stored_record,
+    write_record,
+)
 from vfs.stage.log import FileLog
+from vfs.stage.records import Record
 from vfs.values import Span
+
+LOG_SUFFIX = ".log"
+
+
+def log_path(path: Path) -> Path:
+    """Return where the journal of a staged file lies."""
+    return path.with_suffix(LOG_SUFFIX)
 
 
 class StagedFile:
@@ -47,10 +66,52 @@ class StagedFile:
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
-        self.log = FileLog(path.with_suffix(".log"))
-        self._unsynced = Written(base_size)  # what the journal does not say yet
+        self.log = FileLog(log_path(path))
+        self._untold = Written(base_size)  # what the journal does not say yet, or the base
+        self._before_freeze = self._untold
+        self._commit_id: str | None = None  # of the commit that reads the frozen state
+        self._unsafe: OSError | None = None  # the disk may have dropped what it was given
         self._persisting = trio.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = -1
+
+    def create(self) -> None:
+        """Make the file. Blocking. Errors: OSError."""
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def reopen(self) -> StagedState | None:
+        """Open what an earlier owner has left; None when its journal is empty. Blocking.
+
+        Errors: OSError; MetadataError for a newer format; CorruptError when the journal or the
+        bytes are damaged: then nothing was changed.
+        """
+        state = self.log.open()
+        if state is None:
+            return None
+        extent = state.extent
+        self._open_bytes(extent)
+        self.size, self.base_size = extent.size, extent.base_size
+        self.present = self.dirty = extent.dirty
+        self.holes = extent.holes
+        for hole in self.holes:  # written later than what is known, and not synced
+            punch_hole(self._fd, hole)
+        os.fdatasync(self._fd)
+        self._untold = self._before_freeze = Written(self.size)
+        return state
+
+    def charge(self) -> None:
+        """Pay for what was reopened, past the limit if need be."""
+        self._budget.settle(-self._charged)
+
+    def _open_bytes(self, extent: Extent) -> None:
+        written = extent.dirty.minus(extent.holes)
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if written:
+                raise CorruptError(f"{self.path} is missing, its journal is there") from None
+            self.create()
+        if os.fstat(self._fd).st_size < written.stop:
+            raise CorruptError(f"{self.path} is shorter than its journal says")
 
     @property
     def fd(self) -> int:
@@ -85,7 +146,7 @@ class StagedFile:
                 self.dirty = self.dirty.add(span)
                 self.holes = self.holes.remove(span)
                 self.size = max(self.size, span.stop)
-                self._unsynced = self._unsynced.wrote(span)
+                self._untold = self._untold.wrote(span)
                 self.changes += 1
                 reserved -= self._charged - before
                 self.on_change(span)
@@ -123,7 +184,7 @@ class StagedFile:
                     await self._shrink(size)
                 elif size > before:
                     self._extend(size)
-                self._unsynced = self._unsynced.cut_to(size)
+                self._untold = self._untold.cut_to(size)
                 self.changes += 1
                 self.on_change(Span(min(size, before), max(size, before)))
                 return
@@ -132,8 +193,9 @@ class StagedFile:
         try:
             if self.log.state is not None:
                 # What is cut off is gone at once, so a restart must not count on it any more.
-                self.log.append(write_record(size, size, (), None))
-                await self.log.sync()
+                self.log.append(cut_record(size))
+                if self.log.promised:
+                    await self.log.sync()
             await trio.to_thread.run_sync(os.ftruncate, self._fd, size)
         except OSError as error:
             raise stage_error(error, self.path) from error
@@ -185,23 +247,35 @@ class StagedFile:
         except OSError as error:
             raise stage_error(error, self.path) from error
 
-    async def freeze(self) -> Frozen:
-        """Return the file as it is now, for one commit at a time; `thaw` ends it."""
+    async def freeze(self, commit_id: str | None = None) -> Frozen:
+        """Return the file as it is now, for one commit at a time; `thaw` ends it.
+
+        With an id, the commit is journalled where there is a journal.
+        """
         async with self._lock:  # no write is half done
             if self._frozen is not None:
                 raise ValueError("already frozen")
+            if self.log.state is not None:
+                self.note()
+                if commit_id is not None:
+                    self.log.append(commit_record(commit_id))
             self._frozen = Frozen(self, self._disk)
+            self._commit_id = commit_id
+            self._before_freeze, self._untold = self._untold, Written(self.size)
             return self._frozen
 
-    def thaw(self, *, base_size: int | None) -> None:
-        """End the frozen state; with `base_size` its content is the new base version."""
+    def thaw(self, *, stored: FileVersion | None) -> None:
+        """End the frozen state; with `stored` its content is that version, the base from now on."""
         frozen = self._frozen
         if frozen is None:
             return
         self._frozen = None
-        if base_size is not None:
-            self.base_size = min(base_size, self.size)
+        if stored is not None:
+            self.base_size = min(frozen.size, self.size)
             self.dirty = frozen.written_since.cut(self.size).add(Span(self.base_size, self.size))
+            self.tell_stored(stored)
+        elif self.log.state is None:
+            self._untold = self._before_freeze.then(self._untold)
         frozen.close()
 
     def drop_clean(self) -> None:
@@ -216,40 +290,116 @@ class StagedFile:
         self.present = self.present.minus(clean)
         self._budget.free(clean.size)
 
+    # The journal
+
     @property
     def extent(self) -> Extent:
         """The file as its journal would tell it."""
         return Extent(self.size, self.base_size, self.dirty, self.holes)
 
-    async def persist(self, state: StagedState) -> None:
+    def begin_log(self, state: StagedState) -> None:
+        """Journal the file from now on; `state` says which it is and what it is made from.
+
+        Its extent is not used. Errors: FullError, VfsError when the disk fails.
+        """
+        if self.log.state is None:
+            size = state.base.size if state.base is not None else 0
+            with self._disk_errors():
+                self.log.begin(replace(state, extent=Extent(size, size)))
+                if self._frozen is not None:
+                    told, size = self._before_freeze, self._frozen.size
+                    self.log.append(write_record(told.cut, size, told.spans, self.log.boot))
+                    if self._commit_id is not None:
+                        self.log.append(commit_record(self._commit_id))
+
+    def note(self) -> None:
+        """Tell the journal what was written, so that it survives the daemon.
+
+        Errors: FullError, VfsError when the disk fails; it is told by the next call.
+        """
+        untold, size = self._untold, self.size
+        state = self.log.state
+        if state is not None and untold != Written(state.extent.size):
+            self._untold = Written(size)
+            with self._disk_errors():
+                self.log.append(write_record(untold.cut, size, untold.spans, self.log.boot))
+
+    def tell(self, *records: Record) -> None:
+        """Journal records after what was written so far, where there is a journal.
+
+        Errors: FullError, VfsError when the disk fails; they are queued for the next call.
+        """
+        if self.log.state is not None:
+            self.note()
+            with self._disk_errors():
+                self.log.append(*records)
+
+    def tell_stored(self, base: FileVersion) -> None:
+        """Journal that a commit has taken effect."""
+        with suppress(VfsError):  # known to the store; a restart asks it
+            self.tell(stored_record(base))
+
+    async def sync_log(self) -> None:
+        """Return when the journal is on the disk, if a reboot is to read it.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if self.log.promised:
+            with self._disk_errors():
+                await self.log.sync()
+
+    async def persist(self) -> None:
         """Return when all that was written before the call survives a power cut.
 
-        `state` says which file this is, for a journal that begins with it; its extent is not used.
         Errors: FullError, VfsError when the disk fails; what was not made durable is tried again by
         the next call.
         """
         async with self._persisting:
-            async with self._lock:
-                written, extent = self._unsynced, self.extent
-                if self.log.state is not None and written == Written(self.size):
-                    return
-                self._unsynced = Written(self.size)
-            try:
-                await trio.to_thread.run_sync(os.fdatasync, self._fd)
-                if self.log.state is None:
-                    await self.log.begin(replace(state, extent=extent))
-                else:
-                    self.log.append(write_record(written.cut, extent.size, written.spans, None))
+            async with self._lock:  # no write is half done
+                self.note()
+                kept, nothing_new = self.log.promise(), self.log.is_kept
+            with self._disk_errors():
+                if self._unsafe is not None:
+                    raise self._unsafe
+                if nothing_new:
                     await self.log.sync()
-            except OSError as error:
-                self._unsynced = written.then(self._unsynced)
-                raise stage_error(error, self.path) from error
+                    return
+                try:
+                    await trio.to_thread.run_sync(os.fdatasync, self._fd)
+                except OSError as error:
+                    # What could not be written may be gone from the page cache by now, and the next
+                    # fdatasync would not say so: nothing more is promised of this file.
+                    self._unsafe = error
+                    raise
+                kept()
+                await self.log.sync()
+                await self.log.compact()
+
+    async def settle_log(self) -> None:
+        """Make a journal that was taken over hold after a reboot too, as it stands."""
+        with self._disk_errors():
+            await self.log.settle()
+
+    @contextmanager
+    def _disk_errors(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise stage_error(error, self.path) from error
+
+    async def forget(self) -> None:
+        """Return when no restart takes the file up any more.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        self.tell(GONE)
+        await self.sync_log()
 
     def close(self) -> None:
         """Remove the file and give its space back."""
         if self._fd < 0:
             return
-        self.thaw(base_size=None)
+        self.thaw(stored=None)
         self._budget.free(self._charged)
         os.close(self._fd)
         self._fd = -1

@@ -1,23 +1,31 @@
 """What a restart must know of one staged file: records, and the state that they add up to. Pure.
 
-    {"op": "file",   "key", "replaces", "base", "extent", "metadata"}
+    {"op": "file",   "key", "replaces", "base", "extent", "about"}
+    {"op": "target", "key", "replaces", "base", "about", "over"}   a rename, or a rebase
+    {"op": "about",  "about"}
     {"op": "write",  "cut", "size", "spans", "boot"}
-    {"op": "name",   "key", "replaces", "metadata"}
-    {"op": "commit", "id", "since"}        before the first request of a commit, at its frozen state
+    {"op": "cut",    "size"}                before bytes are cut off, on the disk before they are
+    {"op": "synced", "records"}
+    {"op": "commit", "id", "since"}         before a commit's first request, at its frozen state
     {"op": "upload", "upload_id", "key", "commit"}      before its first part is sent
-    {"op": "part",   "number", "tag", "size", "start"}
-    {"op": "stored", "base"}               the commit has taken effect
+    {"op": "sending", "number"}             a part that the store may have, whatever it holds
+    {"op": "part",   "number", "tag", "size", "start", "boot"}
+    {"op": "stored", "base"}                the commit has taken effect
+    {"op": "gone"}                          nothing of it is wanted any more
 
 A `write` tells what was written since the one before: `cut` is the smallest size that the file had
-on the way. Without `boot` its bytes were on the disk before it was written; with it, they were in
-the page cache of the boot that it names and survive only a crash of the daemon. What is written
-after a `commit` is what remains dirty when that commit is `stored`; `since`, an extent, is null but
-where a log was rewritten meanwhile.
+on the way. Its bytes are in the page cache of the boot that it names, and survive a crash of the
+daemon. What carries a boot counts after a reboot only when a later `synced` covers it: bytes and
+log were on the disk before that was written, up to that many such records.
+
+What is written after a `commit` is what remains dirty when that commit is `stored`; `since`, an
+extent, is null but where a log was rewritten meanwhile. `about` is what the tree keeps of the name
+(mode, owner, times), opaque here. `over` names the staged file of the name that a rename replaces.
 
 An extent is {"size", "base_size", "dirty": [[start, stop], ...], "holes": [[start, stop], ...]}.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -28,10 +36,13 @@ from vfs.stage.records import Record, Value, file_of, file_record, number, text
 from vfs.store.base import Part, Upload
 from vfs.values import Key, Span
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+About = Mapping[str, Value]
+"""What the tree keeps of a name, as JSON values."""
+
+_NOTHING: About = MappingProxyType({})
 
 
-def _nothing() -> Mapping[str, str]:
+def _nothing() -> About:
     return _NOTHING
 
 
@@ -86,15 +97,35 @@ class StagedState:
     replaces: FileVersion | None  # what the key must hold when the next version is stored
     base: FileVersion | None  # where clean bytes come from
     extent: Extent
-    metadata: Mapping[str, str] = field(default_factory=_nothing)  # stored with the object
+    about: About = field(default_factory=_nothing)
+    over: tuple[str, ...] = ()  # staged files of names that this one has replaced by renames
+    promised: bool = False  # somebody was told that it survives a reboot
+    gone: bool = False
     commit_id: str | None = None  # of the commit that was begun last
     since: Extent | None = None  # relative to what that commit stores
     upload: Upload | None = None
-    parts: tuple[tuple[Part, Span], ...] = ()
+    sent: frozenset[int] = frozenset()  # numbers of the upload's parts, whatever they hold
+    parts: tuple[tuple[Part, Span], ...] = ()  # those that hold what the file holds
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store has all of it."""
+        if self.gone:
+            return True
+        extent, base = self.extent, self.base
+        if not self.promised and not extent.dirty and self.upload is None:
+            return True  # never told to anybody, and lost by a reboot
+        return (
+            base is not None
+            and base == self.replaces
+            and base.pin.key == self.key
+            and base.size == extent.size
+            and not extent.dirty
+        )
 
 
 def records_of(state: StagedState) -> list[Record]:
-    """Return the shortest journal that adds up to a state."""
+    """Return the shortest journal that adds up to a state whose bytes are all on the disk."""
     records: list[Record] = [
         {
             "op": "file",
@@ -102,27 +133,58 @@ def records_of(state: StagedState) -> list[Record]:
             "replaces": _optional(state.replaces),
             "base": _optional(state.base),
             "extent": _extent_value(state.extent),
-            "metadata": dict(state.metadata),
+            "about": dict(state.about),
         }
     ]
+    if state.over:
+        records.append(target_record(state, over=state.over))
+    if state.promised:
+        records.append(synced_record(0))
     if state.commit_id is not None:
         since = None if state.since is None else _extent_value(state.since)
         records.append({"op": "commit", "id": state.commit_id, "since": since})
     if state.upload is not None:
         records.append(upload_record(state.upload))
-    records += [part_record(part, span) for part, span in state.parts]
+    records += [sending_record(number) for number in sorted(state.sent)]
+    records += [part_record(part, span, None) for part, span in state.parts]
+    if state.gone:
+        records.append(GONE)
     return records
 
 
-def write_record(cut: int, size: int, spans: Iterable[Span], boot: str | None) -> Record:
-    """Return the record of writes: `boot` is None when their bytes are on the disk."""
+GONE: Record = {"op": "gone"}
+
+
+def write_record(cut: int, size: int, spans: Iterable[Span], boot: str) -> Record:
+    """Return the record of writes whose bytes are in the page cache of a boot."""
     return {"op": "write", "cut": cut, "size": size, "spans": _spans_value(spans), "boot": boot}
 
 
-def name_record(key: Key, replaces: FileVersion | None, metadata: Mapping[str, str]) -> Record:
-    """Return the record of a rename, or of what else is to be stored with the object."""
-    named = _optional(replaces)
-    return {"op": "name", "key": key, "replaces": named, "metadata": dict(metadata)}
+def cut_record(size: int) -> Record:
+    """Return the record of a truncation that is about to be made."""
+    return {"op": "cut", "size": size}
+
+
+def synced_record(records: int) -> Record:
+    """Return the record that so many records with a boot, of all, hold after a reboot too."""
+    return {"op": "synced", "records": records}
+
+
+def target_record(state: StagedState, *, over: Sequence[str]) -> Record:
+    """Return the record of where a file goes and what it is made from, from now on."""
+    return {
+        "op": "target",
+        "key": state.key,
+        "replaces": _optional(state.replaces),
+        "base": _optional(state.base),
+        "about": dict(state.about),
+        "over": list(over),
+    }
+
+
+def about_record(about: About) -> Record:
+    """Return the record of what the tree keeps of the name."""
+    return {"op": "about", "about": dict(about)}
 
 
 def commit_record(commit_id: str) -> Record:
@@ -140,14 +202,20 @@ def upload_record(upload: Upload) -> Record:
     }
 
 
-def part_record(part: Part, span: Span) -> Record:
-    """Return the record of a part that the store has."""
+def sending_record(number: int) -> Record:
+    """Return the record of a part that is about to be sent."""
+    return {"op": "sending", "number": number}
+
+
+def part_record(part: Part, span: Span, boot: str | None) -> Record:
+    """Return the record of a part that the store has: `boot` as in `write_record`."""
     return {
         "op": "part",
         "number": part.number,
         "tag": part.tag,
         "size": part.size,
         "start": span.start,
+        "boot": boot,
     }
 
 
@@ -156,22 +224,32 @@ def stored_record(base: FileVersion) -> Record:
     return {"op": "stored", "base": file_record(base)}
 
 
-def replay(records: Iterable[Record], boot: str) -> StagedState | None:
+def replay(records: Sequence[Record], boot: str) -> StagedState | None:
     """Return the state that records add up to on the boot of that id, None when there is none.
 
     Errors: CorruptError for a record that makes no sense: its checksum was right, so it was
     written like that, by another version or by a mistake of ours.
     """
     state: StagedState | None = None
-    for record in records:
-        try:
-            state = apply(state, record, boot)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(f"a record of the stage makes no sense: {error!r}") from error
+    try:
+        covered = max((number(one, "records") for one in records if _is_synced(one)), default=0)
+        tagged = 0
+        for record in records:
+            if record.get("boot") is not None:
+                tagged += 1
+                if text(record, "boot") != boot and tagged > covered:
+                    continue
+            state = apply(state, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"a record of the stage makes no sense: {error!r}") from error
     return state
 
 
-def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
+def _is_synced(record: Record) -> bool:
+    return record.get("op") == "synced"
+
+
+def apply(state: StagedState | None, record: Record) -> StagedState:
     """Return what a state becomes by one record. Errors: KeyError, TypeError, ValueError."""
     op = record["op"]
     if op == "file":
@@ -180,14 +258,31 @@ def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
         raise ValueError("the first record does not say which file it is")
     match op:
         case "write":
-            return _written(state, record, boot)
-        case "name":
-            return replace(
-                state,
-                key=Key(text(record, "key")),
-                replaces=_version_of(record["replaces"]),
-                metadata=_read_metadata(record),
+            cut, size = number(record, "cut"), number(record, "size")
+            return _changed(state, cut, size, _read_spans(record["spans"]))
+        case "cut":
+            size = min(number(record, "size"), state.extent.size)
+            return _changed(state, size, size, [])
+        case "synced":
+            return replace(state, promised=True)
+        case "target":
+            return _read_target(state, record)
+        case "about":
+            return replace(state, about=_read_about(record))
+        case "gone":
+            return replace(state, gone=True)
+        case "stored":
+            base = _version_of(record["base"])
+            extent = state.since if state.since is not None else state.extent
+            return StagedState(
+                state.key, base, base, extent, state.about, state.over, state.promised
             )
+        case _:
+            return _apply_upload(state, record)
+
+
+def _apply_upload(state: StagedState, record: Record) -> StagedState:
+    match record["op"]:
         case "commit":
             size, since = state.extent.size, record["since"]
             known = Extent(size, size) if since is None else _read_extent(since)
@@ -195,23 +290,20 @@ def apply(state: StagedState | None, record: Record, boot: str) -> StagedState:
         case "upload":
             commit = None if record["commit"] is None else text(record, "commit")
             upload = Upload(Key(text(record, "key")), text(record, "upload_id"), commit)
-            return replace(state, upload=upload, parts=())
+            return replace(state, upload=upload, sent=frozenset(), parts=())
+        case "sending":
+            this = number(record, "number")
+            others = tuple(one for one in state.parts if one[0].number != this)
+            return replace(state, sent=state.sent | {this}, parts=others)
         case "part":
             part = Part(number(record, "number"), text(record, "tag"), number(record, "size"))
             start = number(record, "start")
             return replace(state, parts=(*state.parts, (part, Span(start, start + part.size))))
-        case "stored":
-            base = _version_of(record["base"])
-            extent = state.since if state.since is not None else state.extent
-            return StagedState(state.key, base, base, extent, state.metadata)
-        case _:
-            raise ValueError(f"operation {op!r} is unknown")
+        case other:
+            raise ValueError(f"operation {other!r} is unknown")
 
 
-def _written(state: StagedState, record: Record, boot: str) -> StagedState:
-    if record["boot"] not in (None, boot):
-        return state
-    cut, size, spans = number(record, "cut"), number(record, "size"), _read_spans(record["spans"])
+def _changed(state: StagedState, cut: int, size: int, spans: Sequence[Span]) -> StagedState:
     touched = SpanSet([*spans, Span(cut, max(size, state.extent.size, cut))])
     return replace(
         state,
@@ -274,12 +366,32 @@ def _read_file(record: Record) -> StagedState:
         _version_of(record["replaces"]),
         _version_of(record["base"]),
         _read_extent(record["extent"]),
-        _read_metadata(record),
+        _read_about(record),
     )
 
 
-def _read_metadata(record: Record) -> Mapping[str, str]:
-    metadata = record["metadata"]
-    if not isinstance(metadata, dict):
-        raise TypeError("metadata are an object")
-    return {name: str(value) for name, value in metadata.items()}
+def _read_target(state: StagedState, record: Record) -> StagedState:
+    """Return the same bytes on their way elsewhere: what was begun for the old place is over."""
+    return StagedState(
+        Key(text(record, "key")),
+        _version_of(record["replaces"]),
+        _version_of(record["base"]),
+        state.extent,
+        _read_about(record),
+        (*state.over, *_read_over(record["over"])),
+        state.promised,
+        state.gone,
+    )
+
+
+def _read_over(value: Value) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("names of staged files are a list")
+    return tuple(str(name) for name in value)
+
+
+def _read_about(record: Record) -> About:
+    about = record["about"]
+    if not isinstance(about, dict):
+        raise TypeError("what is kept of a name is an object")
+    return about

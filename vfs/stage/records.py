@@ -1,12 +1,14 @@
 r"""An append-only log of small records that survives a crash at any byte.
 
     vfs-log 1 <kind>\n                      the header: format version and what the records are
-    about <crc32 of the JSON, 8 hex digits> <JSON>\n
+    <crc32 of the JSON, 8 hex digits> <JSON>\n     a record
 
-A record counts only when its line is whole and its checksum right; reading stops at the first that
-is not, because what follows it was written later. A log of a newer version is refused and left
-untouched. `sync` is a group commit: callers that wait at the same time share one write and one
-fdatasync.
+A record counts only when its line is whole and its checksum right. Reading stops at the first that
+is not: a crash leaves any mixture behind what was synced. Each sync begins with a mark of what was
+on the disk before it, `{"durable": bytes}`; damage before that is no crash, and the log is refused:
+who has lost a record in the middle would believe what is not so. A log of a newer version is
+refused and left untouched. `sync` is a group commit: callers that wait at the same time share one
+write and one fdatasync.
 """
 
 import json
@@ -26,6 +28,9 @@ LOG_VERSION = 1
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Record = Mapping[str, Value]
+
+
+_MARK = "durable"
 
 
 def encode_record(record: Record) -> bytes:
@@ -49,7 +54,8 @@ def decode_record(line: bytes) -> dict[str, Value] | None:
 def read_log(data: bytes, kind: str, path: Path) -> tuple[list[dict[str, Value]], int]:
     """Return the valid records of a log and the length of its valid beginning in bytes.
 
-    Errors: MetadataError for a newer version, CorruptError when the header is not one.
+    Errors: MetadataError for a newer version; CorruptError when the header is not one, or a record
+    is damaged that had been synced.
     """
     head, newline, _ = data.partition(b"\n")
     words = head.split(b" ")
@@ -69,10 +75,19 @@ def read_log(data: bytes, kind: str, path: Path) -> tuple[list[dict[str, Value]]
     while (end := data.find(b"\n", position)) >= 0:
         record = decode_record(data[position:end])
         if record is None:
+            _check_unsynced(position, data[end + 1 :], path)
             break
-        records.append(record)
+        if _MARK not in record:
+            records.append(record)
         position = end + 1
     return records, position
+
+
+def _check_unsynced(position: int, rest: bytes, path: Path) -> None:
+    for line in rest.split(b"\n"):
+        record = decode_record(line)
+        if record is not None and _MARK in record and number(record, _MARK) > position:
+            raise CorruptError(f"{path} is damaged at byte {position}, before its end")
 
 
 def text(record: Record, name: str) -> str:
@@ -124,17 +139,25 @@ class RecordLog:
     def __init__(self, path: Path, kind: str) -> None:
         self._path = path
         self._kind = kind
+        self._header = b"vfs-log %d %s\n" % (LOG_VERSION, kind.encode("ascii"))
         self._pending: list[bytes] = []
+        self._written: list[bytes] = []  # in the page cache, behind what is on the disk
+        self._durable_size = 0  # bytes on the disk
+        self._writing = False  # a thread writes: what comes now goes behind it
         self._queued = 0  # records appended
         self._synced = 0  # of those, durable
         self._lock = trio.Lock()
         self.damaged_bytes = 0  # found behind the last valid record when it was opened
         self._fd = -1
+        self._named = False  # the directory entry is on the disk
         self.size = 0
 
-    def open(self) -> list[dict[str, Value]]:
-        """Open or create the log and return its records; a damaged end is cut off. Blocking."""
-        header = b"vfs-log %d %s\n" % (LOG_VERSION, self._kind.encode("ascii"))
+    def open(self, *, durable: bool = True) -> list[dict[str, Value]]:
+        """Open or create the log and return its records; a damaged end is cut off. Blocking.
+
+        Not `durable`: quick, and a power cut may lose the file itself until the first sync.
+        """
+        header = self._header
         data = self._path.read_bytes() if self._path.exists() else b""
         # A crash while the file was created can leave less than a header: nothing was in it yet.
         fresh = header.startswith(data)
@@ -145,15 +168,27 @@ class RecordLog:
         elif valid < len(data):
             self.damaged_bytes = len(data) - valid
             os.ftruncate(self._fd, valid)
-        os.fdatasync(self._fd)
-        sync_directory(self._path.parent)
-        self.size = valid
+        self._named = durable
+        if durable:
+            os.fdatasync(self._fd)
+            sync_directory(self._path.parent)
+        self.size = self._durable_size = valid
         return records
 
     def append(self, record: Record) -> None:
         """Queue a record for the next sync."""
         self._pending.append(encode_record(record))
         self._queued += 1
+
+    def flush(self) -> None:
+        """Hand what was appended to the kernel: it survives this process, not the machine.
+
+        Errors: OSError of the disk; the records stay queued.
+        """
+        if self._pending and not self._writing:
+            self._write(self._pending)
+            self._written += self._pending
+            self._pending = []
 
     async def sync(self) -> None:
         """Return when everything appended before the call is on the disk.
@@ -166,39 +201,60 @@ class RecordLog:
                 if self._synced >= goal:
                     return
                 lines, upto = self._pending, self._queued
-                self._pending = []
+                self._pending, self._writing = [], True
                 try:
-                    await trio.to_thread.run_sync(self._write, b"".join(lines))
+                    await trio.to_thread.run_sync(self._write_durably, lines)
                 except OSError:
-                    self._pending = lines + self._pending
+                    # The kernel may have dropped what it could not write: all of it once more.
+                    self._pending = [*self._written, *lines, *self._pending]
+                    self._written, self.size = [], self._durable_size
                     raise
+                finally:
+                    self._writing = False
+                self._written, self._durable_size = [], self.size
                 self._synced = upto
+                self.flush()
 
-    def _write(self, data: bytes) -> None:
-        view, offset = memoryview(data), self.size
+    def _write_durably(self, lines: list[bytes]) -> None:
+        if lines and self._durable_size > len(self._header):
+            lines = [encode_record({_MARK: self._durable_size}), *lines]
+        self._write(lines)
+        os.fdatasync(self._fd)
+        if not self._named:
+            sync_directory(self._path.parent)
+            self._named = True
+
+    def _write(self, lines: list[bytes]) -> None:
+        view, offset = memoryview(b"".join(lines)), self.size
         while view:
             done = os.pwrite(self._fd, view, offset)
             view, offset = view[done:], offset + done
-        os.fdatasync(self._fd)
         self.size = offset
 
-    async def rewrite(self, records: Callable[[], Iterable[Record]]) -> None:
+    async def rewrite(self, records: Callable[[], Iterable[Record] | None]) -> None:
         """Replace the whole log, atomically, by shorter records that say the same.
 
         Shape: `records` is called when nothing else is being written, and must tell all that was
-        appended until then. Errors: OSError of the disk; the old log stands.
+        appended until then; None leaves the log as it is. Errors: OSError of the disk; the old log
+        stands.
         """
         async with self._lock:
-            header = b"vfs-log %d %s\n" % (LOG_VERSION, self._kind.encode("ascii"))
-            data = header + b"".join(encode_record(record) for record in records())
+            told = records()
+            if told is None:
+                return
+            data = self._header + b"".join(encode_record(record) for record in told)
             lines, upto = self._pending, self._queued
-            self._pending = []
+            self._pending, self._writing = [], True
             try:
                 await trio.to_thread.run_sync(self._replace, data)
             except OSError:
                 self._pending = lines + self._pending
                 raise
+            finally:
+                self._writing = False
+            self._written, self._durable_size = [], self.size
             self._synced = max(self._synced, upto)
+            self.flush()
 
     def _replace(self, data: bytes) -> None:
         fresh = self._path.with_name(self._path.name + ".new")
@@ -209,7 +265,7 @@ class RecordLog:
         fresh.replace(self._path)
         sync_directory(self._path.parent)
         os.close(self._fd)
-        self._fd, self.size = fd, len(data)
+        self._fd, self.size, self._named = fd, len(data), True
 
     def close(self) -> None:
         """Close the file; what was appended and not synced is lost."""

@@ -50,6 +50,7 @@ class Conflicts:
 
     async def _keep(self, content: Content, node: Node) -> None:
         try:
+            await self._persist(content, node)
             await self._copy(content, node)
         except Exception:
             log.exception("conflict copy of %r: unexpected error", node.key)
@@ -61,6 +62,14 @@ class Conflicts:
                 content.release_stage()
             if node.move is not None:
                 await self._stay(node.move, node)
+
+    @staticmethod
+    async def _persist(content: Content, node: Node) -> None:
+        """Let a restart find what is not stored yet under a name of its own."""
+        try:
+            await content.persist()
+        except VfsError as error:
+            log.warning("%r is not safe in the stage: %s", node.key, error.message)
 
     async def _stay(self, move: Move, node: Node) -> None:
         """Let a file whose rename was lost stand under its old name again."""
@@ -100,6 +109,7 @@ class Conflicts:
                 candidate,
             )
             directory_of(parent).listed_s = float("-inf")
+            await content.journal.forget()
             return
 
     def _keep_partial(self, content: Content, node: Node) -> None:

@@ -173,14 +173,14 @@ class Files:
         return node.content is not None and node.content.writers > 0
 
     async def store(self, node: Node) -> None:
-        """Return when the store, or the journal, has everything of a file.
+        """Return when a file is as safe as fsync and close promise.
 
         Errors: StaleError when another host won; any store error: then it stays staged.
         """
         content = node.content
         if content is None or content.discarded:
             return
-        await self._context.committer.store(content)
+        await self._context.committer.keep(content)
         await self._context.journal.sync()
 
     async def release(self, number: HandleId) -> None:
@@ -198,6 +198,8 @@ class Files:
         finally:
             content.handles -= 1
             content.writers -= handle.writes
+        if handle.writes and not content.writers and content.needs_commit:
+            self._context.committer.start(content)  # nobody waits for it with fsync=local
         await self._let_go(node, content)
 
     async def _let_go(self, node: Node, content: Content) -> None:

@@ -12,17 +12,10 @@ from collections.abc import Mapping
 
 from vfs.stage.directory import Stage
 from vfs.stage.records import Value
-from vfs.tree.attributes import Attributes
-from vfs.tree.sidecar import SidecarEntry, encode_entry
 from vfs.tree.sidecars import Sidecars
 from vfs.values import MIB, Key
 
 COMPACT_BYTES = 4 * MIB
-
-
-def attributes_record(attributes: Attributes) -> Value:
-    """Return attributes as JSON values."""
-    return encode_entry(SidecarEntry(0, attributes))  # type: ignore[return-value]  # JSON values
 
 
 class Journal:

@@ -100,7 +100,11 @@ class Metadata:
 
     async def _keep(self, node: Node) -> None:
         """Journal a node's attributes; those of a file never stored go with its first commit."""
-        if node.detached or (node.file is None and not node.is_directory):
+        if node.detached:
+            return
+        if node.content is not None and node.content.needs_commit:
+            await node.content.journal.describe()
+        if node.file is None and not node.is_directory:
             return
         self._context.keep_attributes(node)
         await self._context.journal.sync()

@@ -7,6 +7,7 @@ its object goes with the last handle, and only if nobody has replaced it by then
 
 import logging
 import stat
+from contextlib import suppress
 from dataclasses import replace
 
 from vfs import names
@@ -141,6 +142,8 @@ class Namespace:
             await context.committer.cancel(content)
             directory_of(parent).changes.pop(name, None)
             node.detach()
+            with suppress(VfsError):
+                await content.journal.forget()
             raise
         finally:
             self.let_go(node)
@@ -224,6 +227,8 @@ class Namespace:
         node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())
         context.drop_attributes(parent, name)
         context.touch_directory(parent)
+        if node.content is not None:
+            await node.content.journal.forget()
         await context.journal.sync()
         self.let_go(node)
 

@@ -18,7 +18,9 @@ import trio
 from vfs import names
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
+from vfs.stage.journal import About
 from vfs.tree.attributes import Attributes, object_metadata
+from vfs.tree.sidecar import attributes_value
 from vfs.values import ROOT_INODE, Inode, Key
 
 CommitHook = Callable[["Node", FileVersion], None]
@@ -133,6 +135,10 @@ class Node:
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""
         return object_metadata(self.attributes)
+
+    def about(self) -> About:
+        """Return what a restart must know of the name."""
+        return attributes_value(self.attributes)
 
     def committed(self, version: FileVersion) -> None:
         """Take note of a new version of the content."""

@@ -8,7 +8,7 @@ removed after that. A directory is a journalled sequence of those.
 
 import logging
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -25,13 +25,14 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
+from vfs.stage.file import StagedFile
 from vfs.stage.records import Value, file_record
 from vfs.tree.context import Context
-from vfs.tree.journal import attributes_record
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
 from vfs.tree.rename_tree import move_tree
+from vfs.tree.sidecar import attributes_value
 from vfs.values import GIB, Key
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,20 @@ log = logging.getLogger(__name__)
 NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
 COPIED_AT_ONCE_BYTES = 1 * GIB
 """Up to here a rename waits for its copy; the kernel locks both directories meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file goes."""
+
+    parent: Node
+    name: str
+    replaces: FileVersion | None  # what the store has there
+    over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
+
+    @property
+    def key(self) -> Key:
+        return names.child(self.parent.key, self.name)
 
 
 class Rename:
@@ -103,88 +118,87 @@ class Rename:
             async with content.commits:  # no version may go to the old key any more
                 await content.settle()
                 await content.finish_move()
-                replaces = await self._give_up(parent, name, target)
+                if context.committer.local and content.needs_commit:
+                    # What it replaces may have been promised: never under no name after a crash.
+                    await content.persist()
+                place = await self._give_up(parent, name, target)
                 try:
-                    await self._move(node, content, parent, name, replaces)
+                    await self._move(node, content, place)
                 except VfsError:
                     if target is not None and target.content is not None:
                         self._namespace.take_back(target.content)
                     raise
             if target is not None and target.move is not None:
                 await self._namespace.end_move(target.move, target, bury=False)
+            if target is not None:
+                self._namespace.let_go(target)
         finally:
             self._namespace.let_go(node)
 
-    async def _move(
-        self,
-        node: Node,
-        content: Content,
-        parent: Node,
-        name: str,
-        replaces: FileVersion | None,
-    ) -> None:
+    async def _move(self, node: Node, content: Content, place: _Place) -> None:
         source = node.file
         if (
             source is None
             or content.needs_commit
-            or name in directory_of(parent).leaving
+            or place.name in directory_of(place.parent).leaving
             or not self._quick(source)
         ):
-            await self._move_later(node, content, parent, name, replaces)
+            await self._move_later(node, content, place)
         else:
-            await self._move_now(node, content, parent, name, source, replaces)
+            await self._move_now(node, content, source, place)
 
     async def _move_now(
-        self,
-        node: Node,
-        content: Content,
-        parent: Node,
-        name: str,
-        source: FileVersion,
-        replaces: FileVersion | None,
+        self, node: Node, content: Content, source: FileVersion, place: _Place
     ) -> None:
         context = self._context
-        target = names.child(parent.key, name)
-        number = await self._begin(node, source, target, replaces)
+        number = await self._begin(node, source, place)
         try:
-            moved = await context.layout.move(source, target, replaces=replaces)
+            moved = await context.layout.move(source, place.key, replaces=place.replaces)
         except VfsError:
             # It is answered with an error: a restart must not carry it out after all.
             await context.journal.done(number)
             raise
         # No await from here on: the tree changes as a whole.
         old_parent, old_name = node.parent, node.name
-        self._hang(node, parent, name, moved)
+        self._hang(node, place, moved)
         if old_parent is not None:
             self._forget_old(old_parent, old_name, pending=False)
         context.note_attributes(node)
-        await content.retarget()
+        await self._replace(content, place)
         await context.journal.done(number)
+
+    @staticmethod
+    async def _replace(content: Content, place: _Place) -> None:
+        """Let what was begun for the old place go, and what was staged for the new one."""
+        content.journal.retarget(*place.over)
+        await content.retarget()
+        await content.journal.sync()
+        for staged in place.over:
+            await staged.forget()
 
     def _quick(self, file: FileVersion) -> bool:
         return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
 
-    async def _begin(
-        self, node: Node, source: FileVersion, target: Key, replaces: FileVersion | None
-    ) -> int:
-        version = replaces.pin.version if replaces is not None else None
+    async def _begin(self, node: Node, source: FileVersion, place: _Place) -> int:
+        version = place.replaces.pin.version if place.replaces is not None else None
         return await self._context.journal.begin(
             "move",
             {
                 "file": file_record(source),
-                "target": target,
+                "target": place.key,
                 "replaces": version,
-                "entry": attributes_record(node.attributes),
+                "entry": attributes_value(node.attributes),
+                "over": [staged.path.name for staged in place.over],
             },
         )
 
-    async def _give_up(self, parent: Node, name: str, target: Node | None) -> FileVersion | None:
-        """Let the unsaved changes of what is replaced go; return what the store has there."""
+    async def _give_up(self, parent: Node, name: str, target: Node | None) -> _Place:
+        """Let the unsaved changes of what is replaced go; return where the file goes."""
         if target is None:
-            return directory_of(parent).tombstones.get(name)
+            return _Place(parent, name, directory_of(parent).tombstones.get(name), ())
         content = target.content
         if content is None:
-            return target.file
+            return _Place(parent, name, target.file, ())
         content.discarded = True
         try:
             if await self._context.committer.cancel(content):
@@ -196,11 +210,12 @@ class Rename:
             self._namespace.take_back(content)
             raise
         await content.retarget()
-        return content.replaces
+        over = () if content.staged is None else (content.staged,)
+        return _Place(parent, name, content.replaces, over)
 
-    def _hang(self, node: Node, parent: Node, name: str, file: FileVersion | None) -> None:
+    def _hang(self, node: Node, place: _Place, file: FileVersion | None) -> None:
         """Give a node its new place and, when it is stored there, its new version."""
-        context = self._context
+        context, parent, name = self._context, place.parent, place.name
         context.inodes.move(node, parent, name)
         node.file = file
         directory = directory_of(parent)
@@ -224,19 +239,12 @@ class Rename:
             directory.entries.pop(name, None)
         self._context.drop_attributes(parent, name)
 
-    async def _move_later(
-        self,
-        node: Node,
-        content: Content,
-        parent: Node,
-        name: str,
-        replaces: FileVersion | None,
-    ) -> None:
+    async def _move_later(self, node: Node, content: Content, place: _Place) -> None:
         """Answer at once: the content commits to the new key, then the old key is removed."""
         context = self._context
         source, move, done = node.file, node.move, None
         if source is not None:
-            done = await self._begin(node, source, names.child(parent.key, name), replaces)
+            done = await self._begin(node, source, place)
         old_parent, old_name = node.parent, node.name
         # No await from here on: the tree changes as a whole.
         fresh = False
@@ -249,11 +257,11 @@ class Rename:
             content.moved_from = source
             content.after_move = lambda: self._namespace.moved(node)
             done = None
-        leaving = directory_of(parent).leaving.get(name)
+        leaving = directory_of(place.parent).leaving.get(place.name)
         content.gate = leaving.over if leaving is not None else None
-        content.replaces = replaces
+        content.replaces = place.replaces
         content.changed()
-        self._hang(node, parent, name, None)
+        self._hang(node, place, None)
         node.file = source
         if old_parent is not None:
             self._forget_old(old_parent, old_name, pending=fresh)
@@ -261,7 +269,7 @@ class Rename:
             content.replaces, content.gate = leaving.file, None
             content.moved_from = content.after_move = None
             await self._namespace.moved(node)
-        await content.retarget()
+        await self._replace(content, place)
         if done is not None:
             await context.journal.done(done)
         context.committer.start(content)
@@ -315,7 +323,7 @@ class Rename:
                     await move.over.wait()
 
     async def _begin_directory(self, node: Node, source: Key, target: Key) -> int:
-        entry = attributes_record(node.attributes)
+        entry = attributes_value(node.attributes)
         fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
         return await self._context.journal.begin("move_directory", fields)
 
@@ -383,3 +391,4 @@ class Rename:
             if node.content.base is not None:
                 self._context.fetcher.hand_over(node.content.base, new, EMPTY)
             node.content.base = node.content.replaces = new
+            node.content.journal.retarget()

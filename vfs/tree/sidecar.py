@@ -18,6 +18,7 @@ from typing import cast
 
 from vfs import names
 from vfs.errors import MetadataError
+from vfs.stage.records import Value
 from vfs.tree.attributes import NO_XATTRS, Attributes
 from vfs.values import Version
 
@@ -82,6 +83,11 @@ def encode_entry(entry: SidecarEntry) -> dict[str, object]:
             for name, value in attributes.xattrs.items()
         }
     return out
+
+
+def attributes_value(attributes: Attributes) -> dict[str, Value]:
+    """Return attributes as the JSON values that journals keep."""
+    return cast("dict[str, Value]", encode_entry(SidecarEntry(0, attributes)))
 
 
 def decode_entry(value: object) -> SidecarEntry:

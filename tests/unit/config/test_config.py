@@ -78,7 +78,7 @@ def test_an_option_that_is_not_built_is_refused_wherever_it_stands(name, tmp_pat
         load(file=file)
 
 
-@pytest.mark.parametrize("option", ["fsync=local", "layout=chunked", "attributes=metadata"])
+@pytest.mark.parametrize("option", ["layout=chunked", "attributes=metadata"])
 def test_a_value_that_is_not_built_is_refused(option):
     with pytest.raises(NotInThisVersionError, match="not in this version"):
         load(options=[option])

@@ -19,6 +19,7 @@ async def make_staged(tmp_path, budget):
     def make(base_size=0, disk=None):
         path = tmp_path / f"staged-{len(made)}"
         staged = StagedFile(path, budget, base_size, disk or Disk())
+        staged.create()
         made.append(staged)
         return staged
 

@@ -8,12 +8,18 @@ import pytest
 import trio
 
 from vfs.errors import FullError
+from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk
 from vfs.stage.file import StagedFile
 from vfs.stage.frozen import LiveBody
-from vfs.values import GIB, KIB, MIB, Span
+from vfs.store.base import ObjectVersion
+from vfs.values import GIB, KIB, MIB, Key, Span, Version
+
+
+def version_of(size):
+    return FileVersion(ObjectVersion(Key("a"), Version("v")), size, 0)
 
 
 async def put(staged, offset, data):
@@ -123,7 +129,7 @@ async def test_a_commit_reads_what_the_file_held_when_it_was_frozen(make_staged)
     await put(staged, 200_000, b"d" * 10)
     assert frozen.size == 200_000
     assert body_of(frozen, Span(0, 200_000)) == b"a" * 200_000
-    staged.thaw(base_size=200_000)
+    staged.thaw(stored=version_of(200_000))
     assert staged.dirty == SpanSet([Span(1000, 150_000), Span(200_000, 200_010)])
 
 
@@ -155,7 +161,7 @@ async def test_cutting_below_a_frozen_size_waits_for_the_commit(make_staged, aut
         await trio.sleep(1)
         assert not done
         assert body_of(frozen, Span(0, 100)) == b"a" * 100
-        staged.thaw(base_size=100)
+        staged.thaw(stored=version_of(100))
     assert staged.size == staged.base_size == 10
     assert not staged.dirty
 
@@ -171,7 +177,7 @@ async def test_dropping_clean_bytes_gives_their_space_back(make_staged, budget):
     staged = make_staged()
     await put(staged, 0, b"a" * MIB)
     await staged.freeze()
-    staged.thaw(base_size=MIB)
+    staged.thaw(stored=version_of(MIB))
     await put(staged, 100, b"b" * 10)
     staged.drop_clean()
     assert budget.used_bytes == 10
@@ -185,7 +191,7 @@ async def test_nothing_is_dropped_under_a_reader_or_a_commit(make_staged):
     await staged.freeze()
     staged.drop_clean()
     assert staged.present
-    staged.thaw(base_size=1000)
+    staged.thaw(stored=version_of(1000))
     with staged.reading():
         staged.drop_clean()
         assert staged.present
@@ -200,7 +206,7 @@ async def test_bytes_that_are_being_written_are_not_dropped_with_the_clean_ones(
     staged = make_staged(disk=disk)
     await put(staged, 0, b"a" * MIB)
     await staged.freeze()
-    staged.thaw(base_size=MIB)
+    staged.thaw(stored=version_of(MIB))
     disk.hold_at = "end"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, staged, 8 * KIB, b"b" * 8 * KIB)
@@ -215,6 +221,7 @@ async def test_bytes_that_are_being_written_are_not_dropped_with_the_clean_ones(
 async def test_a_write_that_does_not_fit_changes_nothing(make_staged, tmp_path):
     small = StageBudget(1000, wait_s=1)
     staged = StagedFile(tmp_path / "small", small, 0, Disk())
+    staged.create()
     await put(staged, 0, b"a" * 900)
     with pytest.raises(FullError):
         await put(staged, 5000, b"b" * 1001)
@@ -252,7 +259,7 @@ async def test_a_write_that_saves_frozen_bytes_may_outlast_the_commit(make_stage
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put, staged, 100, b"b" * 10)
         await disk.held.wait()
-        staged.thaw(base_size=1000)
+        staged.thaw(stored=version_of(1000))
         other = make_staged()  # takes the next free descriptors
         await put(other, 0, b"other")
         disk.go_on.set()
@@ -266,6 +273,7 @@ async def test_what_a_write_or_a_part_costs_does_not_grow_with_the_number_of_cha
     budget = StageBudget(GIB, wait_s=1)
     budget.settle(-many.size)
     staged = StagedFile(tmp_path / "many", budget, GIB, Disk())
+    staged.create()
     staged.present = staged.dirty = many  # 65,536 spans, without as many writes
     frozen = await staged.freeze()
 
@@ -345,10 +353,10 @@ async def test_any_sequence_of_changes_agrees_with_plain_bytes(make_staged, budg
                 await _check_frozen(staged, model, frozen, pick)
             case "T" if frozen is not None:  # the commit has succeeded
                 await _check_frozen(staged, model, frozen, pick)
-                staged.thaw(base_size=frozen.size)
+                staged.thaw(stored=version_of(frozen.size))
                 model.base, frozen = model.frozen, None
             case "h" if frozen is not None:  # the commit has failed
-                staged.thaw(base_size=None)
+                staged.thaw(stored=None)
                 frozen = None
             case "d":
                 staged.drop_clean()

@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 from vfs.errors import CorruptError
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
-from vfs.stage.journal import Extent, StagedState, records_of, replay
+from vfs.stage.journal import (
+    Extent,
+    StagedState,
+    part_record,
+    records_of,
+    replay,
+    synced_record,
+    target_record,
+)
 from vfs.store.base import ObjectVersion, Part, Upload
 from vfs.values import Key, Span, Version
 
 BOOT = "this-boot"
 BASE = FileVersion(ObjectVersion(Key("vm/disk"), Version("v1")), 100, 7)
-BEGINNING = StagedState(Key("vm/disk"), BASE, BASE, Extent(100, 100), {"mode": "33188"})
+BEGINNING = StagedState(Key("vm/disk"), BASE, BASE, Extent(100, 100), {"mode": 33188})
 
 
 def state_of(*records, boot=BOOT, beginning=BEGINNING):
@@ -24,7 +32,7 @@ def state_of(*records, boot=BOOT, beginning=BEGINNING):
     return replay(json.loads(json.dumps([*records_of(beginning), *records])), boot)
 
 
-def write(*spans, size=100, cut=None, boot=None):
+def write(*spans, size=100, cut=None, boot=BOOT):
     cut = min(size, 100) if cut is None else cut
     return {"op": "write", "cut": cut, "size": size, "spans": spans, "boot": boot}
 
@@ -51,11 +59,44 @@ def test_writes_and_extensions_and_cuts_add_up():
     assert state.extent.holes == SpanSet([Span(15, 70)])
 
 
-def test_bytes_of_another_boot_do_not_count():
-    records = [write([10, 20]), write([30, 40], size=500, boot=BOOT)]
+def test_bytes_that_were_not_synced_do_not_count_after_a_reboot():
+    records = [write([10, 20]), synced_record(1), write([30, 40], size=500)]
     assert state_of(*records).extent.dirty == SpanSet([Span(10, 20), Span(30, 40), Span(100, 500)])
     survived = state_of(*records, boot="the next boot")
     assert survived.extent == Extent(100, 100, SpanSet([Span(10, 20)]))
+    assert survived.promised
+
+
+def test_a_sync_covers_what_was_told_before_it_began():
+    records = [write([10, 20]), write([30, 40]), synced_record(1)]
+    assert state_of(*records, boot="the next boot").extent.dirty == SpanSet([Span(10, 20)])
+
+
+def test_a_cut_counts_on_every_boot_and_never_extends():
+    records = [write([120, 200], size=200, cut=100), {"op": "cut", "size": 150}]
+    assert state_of(*records).extent.size == 150
+    assert state_of(*records, boot="the next boot").extent == Extent(100, 100)
+
+
+@pytest.mark.parametrize(
+    ("records", "stored"),
+    [
+        ([], True),
+        ([write([0, 9])], False),
+        ([write(size=90, cut=90)], False),
+        ([{"op": "gone"}], True),
+        ([write([0, 9]), {"op": "gone"}], True),
+    ],
+    ids=str,
+)
+def test_what_is_left_to_store(records, stored):
+    assert state_of(*records, synced_record(1)).is_stored == stored
+
+
+def test_an_empty_new_file_is_stored_only_if_it_was_promised():
+    new = replace(BEGINNING, replaces=None, base=None, extent=Extent(0, 0))
+    assert state_of(beginning=new).is_stored
+    assert not state_of(synced_record(0), beginning=new).is_stored
 
 
 def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
@@ -82,7 +123,7 @@ def test_a_commit_that_is_not_known_to_be_stored_leaves_all_dirty():
 
 def test_parts_of_an_upload_count_until_their_bytes_change():
     parts = [
-        {"op": "part", "number": number, "tag": f"t{number}", "size": 10, "start": number * 10}
+        part_record(Part(number, f"t{number}", 10), Span(number * 10, number * 10 + 10), BOOT)
         for number in range(1, 6)
     ]
     state = state_of(
@@ -101,24 +142,30 @@ def test_parts_of_an_upload_count_until_their_bytes_change():
 
 
 def test_a_renamed_file_is_stored_under_its_new_name():
+    about = {"mode": 33152}
     state = state_of(
-        {"op": "name", "key": "vm/new", "replaces": None, "metadata": {"mode": "33152"}}
+        target_record(
+            replace(BEGINNING, key="vm/new", replaces=None, about=about), over=["staged-7"]
+        )
     )
     assert (state.key, state.replaces, state.base) == ("vm/new", None, BASE)
-    assert state.metadata == {"mode": "33152"}
+    assert state.about == {"mode": 33152}
+    assert state.over == ("staged-7",)
 
 
 @pytest.mark.parametrize(
     "record",
     [
         {"op": "unheard of"},
-        {"op": "write", "cut": 0, "size": 0, "spans": [[5, 5]], "boot": None},
+        {"op": "write", "cut": 0, "size": 0, "spans": [[5, 5]], "boot": BOOT},
         {"op": "write", "cut": -1, "size": 0, "spans": [], "boot": None},
         {"op": "write", "cut": 0, "size": True, "spans": [], "boot": None},
         {"op": "write", "size": 0, "spans": [], "boot": None},
         {"op": "stored", "base": "v2"},
-        {"op": "name", "key": 7, "replaces": None, "metadata": {}},
-        {"op": "part", "number": 1, "tag": None, "size": 1, "start": 0},
+        {"op": "target", "key": 7, "replaces": None, "base": None, "about": {}, "over": []},
+        {"op": "about", "about": []},
+        {"op": "synced", "records": "all"},
+        {"op": "part", "number": 1, "tag": None, "size": 1, "start": 0, "boot": None},
     ],
     ids=str,
 )
@@ -141,17 +188,23 @@ RECORDS = st.one_of(
             st.tuples(st.integers(0, 90), st.integers(1, 9)).map(lambda at: [at[0], sum(at)]),
             max_size=3,
         ),
-        st.sampled_from([None, BOOT, "another boot"]),
+        st.just(BOOT),
     ),
     st.just({"op": "commit", "id": "c0ffee", "since": None}),
     st.just({"op": "upload", "upload_id": "u", "key": "vm/disk", "commit": None}),
     st.builds(
         lambda number: {
-            "op": "part", "number": number, "tag": "t", "size": 10, "start": 10 * number
+            "op": "part", "number": number, "tag": "t", "size": 10, "start": 10 * number,
+            "boot": BOOT,
         },
         st.integers(1, 9),
     ),
-    st.just({"op": "name", "key": "vm/new", "replaces": None, "metadata": {}}),
+    st.builds(lambda number: {"op": "sending", "number": number}, st.integers(1, 9)),
+    st.builds(lambda size: {"op": "cut", "size": size}, st.integers(0, 120)),
+    st.just(synced_record(0)),
+    st.just({"op": "gone"}),
+    st.just({"op": "about", "about": {"mode": 7}}),
+    st.just(target_record(replace(BEGINNING, key="vm/new", replaces=None), over=["one"])),
     st.builds(
         lambda version: {
             "op": "stored",
@@ -204,7 +257,7 @@ def test_whatever_was_done_to_a_file_its_journal_says_what_it_became(history):
                 file[offset : offset + length] = ["w"] * length
                 spans = spans.add(Span(offset, offset + length))
         pairs = [[span.start, span.stop] for span in spans]
-        records.append({"op": "write", "cut": cut, "size": len(file), "spans": pairs, "boot": None})
+        records.append({"op": "write", "cut": cut, "size": len(file), "spans": pairs, "boot": BOOT})
     extent = state_of(*records, beginning=beginning).extent
     assert extent.size == len(file)
     for position, byte in enumerate(file):

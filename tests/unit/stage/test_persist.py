@@ -6,13 +6,15 @@ import shutil
 
 import pytest
 
-from vfs.errors import FullError
+from vfs.errors import VfsError
+from vfs.layout.base import FileVersion
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk
 from vfs.stage.file import StagedFile
 from vfs.stage.journal import Extent, StagedState
 from vfs.stage.log import FileLog
-from vfs.values import KIB, MIB, Key, Span
+from vfs.store.base import ObjectVersion
+from vfs.values import KIB, MIB, Key, Span, Version
 
 ABOUT = StagedState(Key("vm/disk"), None, None, Extent(0, 0))
 
@@ -22,84 +24,99 @@ async def staged(tmp_path):
     files = tmp_path / "files"
     files.mkdir()
     made = StagedFile(files / "one", StageBudget(64 * MIB, 1.0), 0, Disk())
+    made.create()
+    made.begin_log(ABOUT)
     yield made
     made.close()
 
 
-def after_a_crash(staged, tmp_path):
+def version_of(size):
+    return FileVersion(ObjectVersion(Key("vm/disk"), Version("v2")), size, 7)
+
+
+def after_a_crash(staged, tmp_path, boot=None):
     """Return what another process finds now: state and bytes."""
     copy = tmp_path / f"copy-{os.urandom(4).hex()}"
     shutil.copytree(staged.path.parent, copy)
-    log = FileLog(copy / "one.log")
+    log = FileLog(copy / "one.log", boot)
     state = log.open()
     log.remove()
     return state, (copy / "one").read_bytes()
 
 
-async def test_a_file_that_was_never_persisted_has_no_journal(staged, tmp_path):
+REBOOTED = "another boot"
+
+
+async def test_what_was_only_noted_survives_the_daemon_and_not_a_reboot(staged, tmp_path):
     await staged.write(0, b"bytes")
-    assert list(staged.path.parent.iterdir()) == [staged.path]
+    staged.note()
+    await staged.write(5, b" not noted")
+    assert list(after_a_crash(staged, tmp_path)[0].extent.dirty) == [Span(0, 5)]
+    state, _ = after_a_crash(staged, tmp_path, boot=REBOOTED)
+    assert not state.extent.dirty
+    assert state.is_stored
 
 
 async def test_what_was_persisted_comes_back_and_nothing_else(staged, tmp_path):
     await staged.write(10, b"first")
-    await staged.persist(ABOUT)
+    await staged.persist()
     await staged.write(100 * KIB, b"not yet")
-    state, data = after_a_crash(staged, tmp_path)
+    state, data = after_a_crash(staged, tmp_path, REBOOTED)
     assert state.key == "vm/disk"
     assert state.extent.size == 15
     assert list(state.extent.dirty) == [Span(0, 15)]
     assert list(state.extent.holes) == [Span(0, 10)]
     assert data[10:15] == b"first"
-    await staged.persist(ABOUT)
-    state, data = after_a_crash(staged, tmp_path)
+    await staged.persist()
+    state, data = after_a_crash(staged, tmp_path, REBOOTED)
     assert state.extent == staged.extent
     assert data[100 * KIB :] == b"not yet"
 
 
 async def test_persisting_what_is_persisted_writes_nothing(staged):
     await staged.write(0, b"bytes")
-    await staged.persist(ABOUT)
+    await staged.persist()
     size = staged.log.path.stat().st_size
-    await staged.persist(ABOUT)
+    await staged.persist()
     assert staged.log.path.stat().st_size == size
 
 
 async def test_a_truncation_is_journalled_before_the_bytes_are_gone(staged, tmp_path):
     await staged.write(0, b"x" * 100)
-    await staged.persist(ABOUT)
+    await staged.persist()
     await staged.truncate(40)
     await staged.truncate(80)
-    state, _ = after_a_crash(staged, tmp_path)
+    state, _ = after_a_crash(staged, tmp_path, REBOOTED)
     assert state.extent.size == 40
     assert list(state.extent.dirty) == [Span(0, 40)]
 
 
-async def test_a_disk_that_fails_leaves_it_for_the_next_time(staged, tmp_path, monkeypatch):
+async def test_a_disk_that_dropped_bytes_is_never_believed_again(staged, tmp_path, monkeypatch):
+    """The page cache forgets what it could not write, and the next fdatasync says nothing of it."""
     await staged.write(0, b"one")
-    await staged.persist(ABOUT)
+    await staged.persist()
     await staged.write(3, b"two")
     with monkeypatch.context() as patch:
 
-        def full(_fd):
-            raise OSError(28, "No space left on device")
+        def broken(_fd):
+            raise OSError(5, "Input/output error")
 
-        patch.setattr(os, "fdatasync", full)
-        with pytest.raises(FullError, match="full"):
-            await staged.persist(ABOUT)
-    await staged.write(6, b"three")
-    await staged.persist(ABOUT)
-    state, data = after_a_crash(staged, tmp_path)
-    assert state.extent == staged.extent
-    assert data == b"onetwothree"
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(VfsError, match="disk fails"):
+            await staged.persist()
+    with pytest.raises(VfsError, match="disk fails"):
+        await staged.persist()
+    state, data = after_a_crash(staged, tmp_path, REBOOTED)
+    assert list(state.extent.dirty) == [Span(0, 3)]
+    assert data[:3] == b"one"
 
 
 async def test_space_that_a_restart_may_read_is_not_given_back(staged, tmp_path):
     data = random.Random(3).randbytes(256 * KIB)
     await staged.write(0, data)
-    await staged.persist(ABOUT)
+    await staged.persist()
     await staged.freeze()
-    staged.thaw(base_size=len(data))  # stored, but the journal does not say so yet
+    staged.thaw(stored=version_of(len(data)))  # and the journal says so, but not on the disk
     staged.drop_clean()
     state, found = after_a_crash(staged, tmp_path)
     assert state.extent.dirty.covers(Span(0, len(data)))
@@ -116,9 +133,9 @@ async def test_any_history_comes_back(staged, tmp_path, seed):
             case "truncate":
                 await staged.truncate(pick.randrange(70_000))
             case "persist":
-                await staged.persist(ABOUT)
-    await staged.persist(ABOUT)
-    state, data = after_a_crash(staged, tmp_path)
+                await staged.persist()
+    await staged.persist()
+    state, data = after_a_crash(staged, tmp_path, REBOOTED)
     # Zeros that were overwritten and cut off again count as holes only in one of the two.
     assert state.extent.size == staged.size
     assert state.extent.base_size == staged.base_size

@@ -1,0 +1,170 @@
+"""What a mount takes up of an earlier one: staged files become dirty files of the tree again.
+
+Nothing is asked of the store here: each file hangs where its journal says, changed and not stored,
+and its next commit settles what became of it. The base version still there: upload. Our own commit
+id: it had landed. Anything else: a conflict, which keeps every byte.
+
+Decisions about names that belong to a staged file are taken up with it; the others are carried out
+by `vfs.tree.recovery`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import trio
+
+from vfs.errors import MetadataError
+from vfs.layout.base import FileVersion
+from vfs.stage.file import StagedFile
+from vfs.stage.journal import StagedState
+from vfs.stage.records import Record, Value, file_of, file_record, number, text
+from vfs.store.base import ObjectVersion
+from vfs.tree.attributes import Attributes
+from vfs.tree.filesystem import FileSystem
+from vfs.tree.listing import directory_of
+from vfs.tree.node import Move, Node
+from vfs.tree.sidecar import decode_entry
+from vfs.values import MIB, Key, Version
+
+log = logging.getLogger(__name__)
+
+Leftover = tuple[StagedFile, StagedState]
+Decision = dict[str, Value]
+
+
+async def take_up(
+    fs: FileSystem, leftovers: Sequence[Leftover], decisions: Sequence[Decision]
+) -> list[Decision]:
+    """Make dirty files of staged ones; return the decisions about names that are left.
+
+    Errors: FullError, VfsError when the disk of the stage fails.
+    """
+    open_decisions = list(decisions)
+    replaced = {name for record in decisions for name in _over(record)}
+    for staged, state in leftovers:
+        if staged.path.name in replaced:  # a rename has given its name to another file
+            await staged.forget()
+            staged.close()
+            continue
+        move = _claim(open_decisions, "move", state.base, target_of=state.key)
+        buried = _claim(open_decisions, "unlink", state.replaces)
+        await _Resumed(fs, staged, state).go_on(move)
+        if buried is not None:  # its object is replaced by the next commit
+            await fs.context.journal.done(number(buried, "id"))
+    return open_decisions
+
+
+def _over(record: Record) -> list[str]:
+    names = record.get("over")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _claim(
+    decisions: list[Decision], op: str, file: FileVersion | None, *, target_of: Key | None = None
+) -> Decision | None:
+    """Take the decision about a version of a file out of the list."""
+    if file is None:
+        return None
+    about = file_record(file)
+    for record in decisions:
+        if record.get("op") == op and record.get("file") == about:
+            if target_of is not None and target_of not in (file.pin.key, record.get("target")):
+                continue
+            decisions.remove(record)
+            return record
+    return None
+
+
+class _Resumed:
+    """One staged file on its way back into the tree."""
+
+    def __init__(self, fs: FileSystem, staged: StagedFile, state: StagedState) -> None:
+        self._fs = fs
+        self._context = fs.context
+        self._staged = staged
+        self._state = state
+
+    async def go_on(self, move: Decision | None) -> None:
+        """Make a dirty file of it, and begin to store it."""
+        state, elsewhere = self._state, move is not None and move["target"] != self._state.key
+        if move is not None and elsewhere:
+            # The rename was decided, and the staged file not told of it yet.
+            target = Key(text(move, "target"))
+            state = replace(state, key=target, replaces=_expected(target, move["replaces"]))
+        node = self._node(state)
+        content = self._context.content(node)
+        content.take_up(self._staged, state)
+        await self._staged.settle_log()
+        if elsewhere:
+            content.journal.retarget()
+            with trio.move_on_after(ABORT_S):
+                await content.retarget()
+        if move is not None:
+            self._resume_move(node, move)
+        await content.persist()
+        log.info(
+            "%r: %.1f MiB that an earlier mount has not stored are taken up",
+            state.key,
+            self._staged.dirty.size / MIB,
+        )
+        self._context.committer.start(content)
+
+    def _node(self, state: StagedState) -> Node:
+        """Hang a file where its journal says, with directories that nobody has looked up yet."""
+        directory, _, name = state.key.rpartition("/")
+        parent = self._directory(Key(directory))
+        attributes = self._attributes(state)
+        node = self._context.inodes.add(parent, name, attributes, state.base)
+        directory_of(parent).note(name, node, pending=True)
+        return node
+
+    def _attributes(self, state: StagedState) -> Attributes:
+        try:
+            kept = decode_entry(state.about).attributes
+        except MetadataError:
+            kept = None
+        if kept is None:
+            pin = ObjectVersion(state.key, Version(""))
+            file = FileVersion(pin, state.extent.size, self._context.wall_ns())
+            kept = self._context.defaults.file(file)
+        return kept
+
+    def _directory(self, key: Key) -> Node:
+        context, node = self._context, self._context.inodes.root
+        for name in filter(None, key.split("/")):
+            child = directory_of(node).children.get(name)
+            if child is None or not child.is_directory:
+                child = context.inodes.add(node, name, context.defaults.directory(), None)
+            node = child
+        return node
+
+    def _resume_move(self, node: Node, move: Decision) -> None:
+        """Let the old name go when the new one is stored."""
+        file = file_of(_fields(move["file"]))
+        content = self._context.content(node)
+        directory, _, name = file.pin.key.rpartition("/")
+        parent = self._directory(Key(directory))
+        node.move = Move(parent, name, file, content, number(move, "id"), trio.Event())
+        directory_of(parent).leaving[name] = node.move
+        if name not in directory_of(parent).changes:
+            directory_of(parent).note(name, None, pending=True)
+        content.moved_from = file
+        content.after_move = lambda: self._fs.namespace.moved(node)
+
+
+ABORT_S = 10.0
+"""An upload that is not wanted any more is given up within this, or left to the store's rules."""
+
+
+def _expected(target: Key, version: Value) -> FileVersion | None:
+    """Return what a rename found under the new name, as far as its condition goes."""
+    if not isinstance(version, str):
+        return None
+    return FileVersion(ObjectVersion(target, Version(version)), 0, 0)
+
+
+def _fields(value: Value) -> Mapping[str, Value]:
+    if not isinstance(value, dict):
+        raise TypeError("a file was expected")
+    return value
