@@ -129,8 +129,7 @@ class DaemonConfig(Section):
         300.0,
         description=(
             "How long unmounting waits while nothing moves, where no terminal is attached; what is"
-            " left then stays in `stage_dir`, where the next mount names it and keeps it; it is"
-            " never deleted."
+            " left then stays in `stage_dir`, and the next mount of the URL takes it up."
         ),
         examples=["5m"],
     )

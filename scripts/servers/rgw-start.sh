@@ -68,7 +68,7 @@ write_conf() {
   osd data = $home/osd/0
   osd objectstore = bluestore
   # A sparse file: it takes the space of its content.
-  bluestore block size = 42949672960
+  bluestore block size = 21474836480
   bluestore block create = true
   bluestore fsck on mount = false
   osd memory target = 1073741824

@@ -44,13 +44,6 @@ def test_only_the_command_line_prints():
     assert printing == []
 
 
-def test_no_text_promises_that_a_mount_stores_what_an_earlier_one_left():
-    promise = re.compile(r"(stored|uploaded) by the next mount|next mount of \S+\s(stores|takes)")
-    texts = [*MODULES, ROOT / "README.md", *ROOT.joinpath("docs").glob("*.md")]
-    joined = {name(path): re.sub(r"[\s\"]+", " ", path.read_text()) for path in texts}
-    assert [place for place, text in joined.items() if promise.search(text)] == []
-
-
 def test_no_text_recommends_a_command_of_a_later_version():
     later = re.compile(rf"\bvfs ({'|'.join(LATER)})\b")
     found = [

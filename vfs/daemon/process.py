@@ -1,8 +1,8 @@
 """The daemon as a process: mount, signals, control verbs, and a clean end.
 
 Nothing dirty is given up on the way out: umount and SIGTERM store everything first. A second
-SIGTERM, or nothing moving for `stop_wait`, leaves bytes in the stage, where the next mount of the
-URL names and keeps them, and exit code 8 says so.
+SIGTERM, or nothing moving for `stop_wait`, leaves bytes in the stage, journalled for the next mount of
+the URL, and exit code 8 says so.
 """
 
 import logging
@@ -108,9 +108,9 @@ class _Daemon:
             with self._draining:
                 await self._drain(self._spec.config.daemon.stop_wait)
             if not self._report.is_clean:
+                await self._context.committer.persist()
                 log.error(
-                    "%s not stored; it stays in the stage %s, where the next mount of %s names the"
-                    " files and keeps them",
+                    "%s not stored; it stays in the stage %s, and the next mount of %s takes it up",
                     self._report.dirt(),
                     self._context.stage.path,
                     self._spec.url,

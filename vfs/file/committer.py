@@ -292,6 +292,11 @@ class Committer:
                     self.start(content)
             await self._states[pending[0]].finished.wait()
 
+    async def persist(self) -> None:
+        """Let what is not stored survive a restart, as far as the stage's disk takes it."""
+        for content in self.dirty:
+            await self._persist(content)
+
     def _state(self, content: Content) -> _State:
         self.note(content)
         return self._states[content]
