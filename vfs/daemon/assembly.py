@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -26,9 +26,11 @@ from vfs.layout.plain import PlainLayout
 from vfs.metrics import Metrics
 from vfs.runtime import is_alive, list_records, runtime_directory
 from vfs.stage.budget import StageBudget
+from vfs.stage.config import RESERVED_BYTES
 from vfs.stage.directory import Stage, default_limit, stage_name
 from vfs.store.base import Features, Store
 from vfs.store.open import START_S, open_store, silent
+from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.tasks import open_tasks
 from vfs.tree.attributes import Defaults, effective
 from vfs.tree.conflict import Conflicts
@@ -59,6 +61,7 @@ class Mount:
     metrics: Metrics
     cache: RamCache
     conflicts: Conflicts
+    limits: Bandwidth = field(default_factory=Bandwidth)
 
 
 @asynccontextmanager
@@ -67,14 +70,20 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
     config = spec.config
     async with AsyncExitStack() as stack:
         metrics = Metrics()
-        store = await stack.enter_async_context(open_store(spec.url, config.store, metrics=metrics))
+        limits = Bandwidth(config.store.bandwidth)
+        store = await stack.enter_async_context(
+            open_store(spec.url, config.store, metrics=metrics, limits=limits)
+        )
         kept = config.stage.stage_dir / stage_name(spec.url)
         known = None if config.tree.ro else recall(kept)
         features = await _reach(store, spec.url, known, write=not config.tree.ro)
         stage = await _open_stage(spec, stack)
         if not config.tree.ro and features != known:
             remember(kept, features)
-        yield await stack.enter_async_context(open_tree(store, stage, config, metrics))
+        mount = await stack.enter_async_context(open_tree(store, stage, config, metrics))
+        # A part that waits for its turn moves, as far as anybody waits for it to be stored.
+        limits.up.on_pass = mount.fs.context.committer.progress
+        yield replace(mount, limits=limits)
 
 
 @asynccontextmanager
@@ -168,7 +177,8 @@ async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
     else:
         parent = config.stage.stage_dir
         limit = config.stage.stage_size or default_limit(parent)
-    budget = StageBudget(limit, config.stage.stage_wait)
+    reserved = 0 if config.tree.ro else RESERVED_BYTES
+    budget = StageBudget(limit, config.stage.stage_wait, reserved_bytes=reserved)
     stage = Stage(parent / stage_name(spec.url), spec.url, budget)
     await _take_over(stage)
     stack.callback(stage.close)

@@ -1,8 +1,8 @@
 """The daemon as a process: mount, signals, control verbs, and a clean end.
 
 Nothing dirty is given up on the way out: umount and SIGTERM store everything first. A second
-SIGTERM, or nothing moving for `stop_wait`, leaves bytes in the stage, journalled for the next mount of
-the URL, and exit code 8 says so.
+SIGTERM, or nothing moving for `stop_wait`, leaves bytes in the stage, journalled for the next mount
+of the URL, and exit code 8 says so.
 """
 
 import logging
@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -19,6 +20,7 @@ from vfs.control import Fields, Progress, Verb, open_control
 from vfs.daemon.assembly import Mount, open_mount
 from vfs.daemon.interpreter import tune_interpreter
 from vfs.daemon.report import Report
+from vfs.daemon.settings import apply, current, read_settings
 from vfs.errors import InvalidError, VfsError
 from vfs.fuse import session
 from vfs.fuse.ops import Operations
@@ -85,7 +87,7 @@ class _Daemon:
             "status": self._status,
             "flush": self._flush,
             "umount": self._umount,
-            "log_level": self._log_level,
+            "set": self._set,
         }
         try:
             with session.mounted(operations, self._mountpoint, options):
@@ -177,6 +179,7 @@ class _Daemon:
         return {
             "dirty_bytes": self._report.dirty_bytes,
             "dirty_files": self._report.dirty_files,
+            "passed_bytes": self._mount.limits.up.passed_bytes,
             "stop_wait_s": self._spec.config.daemon.stop_wait,
         }
 
@@ -232,12 +235,16 @@ class _Daemon:
             if sidecar.directory == key or sidecar.directory.startswith(names.as_prefix(key)):
                 await self._context.sidecars.upload(sidecar.directory)
 
-    async def _log_level(self, request: Fields, _progress: Progress) -> Fields:
-        level = request.get("level")
-        if not isinstance(level, str):
-            raise InvalidError("log_level wants a level: debug, info, warning or error")
-        set_level(level)
-        return {"level": level}
+    async def _set(self, request: Fields, _progress: Progress) -> Fields:
+        given = request.get("settings")
+        if not isinstance(given, dict):
+            raise InvalidError("set wants settings: names and values")
+        pairs = cast("dict[str, object]", given)
+        settings = read_settings({name: str(value) for name, value in pairs.items()})
+        apply(settings, self._mount.limits)
+        now = current(self._mount.limits)
+        log.info("changed by vfs set: %s", ", ".join(f"{name}={now[name]}" for name in now))
+        return {"settings": now}
 
 
 class _Watch:

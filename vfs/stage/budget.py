@@ -2,7 +2,8 @@
 
 A writer reserves before it writes. When the budget is used up it waits for uploads to drain; when
 nothing has drained for `wait_s`, it gets FullError (ENOSPC): no request hangs, nothing is cut
-short.
+short. A part of the stage is not for writers: what a commit needs to finish (clean bytes that
+complete a part, old bytes that a writer overwrites meanwhile) is taken from it, without waiting.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from vfs.errors import FullError
 class StageBudget:
     """Bytes of staged content, bounded."""
 
-    def __init__(self, limit_bytes: int, wait_s: float) -> None:
+    def __init__(self, limit_bytes: int, wait_s: float, *, reserved_bytes: int = 0) -> None:
         self.limit_bytes = limit_bytes
+        self._writable_bytes = limit_bytes - reserved_bytes
         self.used_bytes = 0
         self._wait_s = wait_s
         self._drained = trio.Event()
@@ -25,7 +27,7 @@ class StageBudget:
 
     def take(self, count: int) -> bool:
         """Reserve bytes if they fit now."""
-        if self.used_bytes + count > self.limit_bytes:
+        if self.used_bytes + count > self._writable_bytes:
             return False
         self.used_bytes += count
         return True
@@ -37,7 +39,7 @@ class StageBudget:
         """
         if self.take(count):
             return
-        if count > self.limit_bytes:
+        if count > self._writable_bytes:
             raise FullError(
                 f"a write of {count} bytes does not fit the stage of {self.limit_bytes} bytes: "
                 "raise stage_size"
@@ -64,7 +66,7 @@ class StageBudget:
         self.progress()
 
     def settle(self, reserved: int) -> None:
-        """Give back what was reserved and not used; a negative count is taken past the limit."""
+        """Give back what was reserved and not used; a negative count is taken from the reserve."""
         if reserved < 0:
             self.used_bytes -= reserved
         else:

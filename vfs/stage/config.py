@@ -10,8 +10,10 @@ from pydantic import Field
 from vfs.options import Duration, LocalPath, Section, Size
 from vfs.values import MIB
 
+RESERVED_BYTES = 64 * MIB
+"""Not for writers, so that one commit can always finish."""
 MIN_STAGE_BYTES = 256 * MIB
-"""64 MiB stay reserved so that one commit can always finish; the rest must hold parts."""
+"""The reserve, and room for some parts."""
 
 
 def default_stage_directory(

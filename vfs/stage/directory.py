@@ -34,7 +34,8 @@ from vfs.values import MIB
 log = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-SMALLEST_BYTES = 64 * MIB
+SMALLEST_BYTES = 128 * MIB
+"""The reserve of `vfs.stage.config`, and as much to write into."""
 
 
 def stage_name(url: str) -> str:

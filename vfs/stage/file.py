@@ -24,7 +24,7 @@ from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error, write_exactly
 from vfs.stage.frozen import Frozen
-from vfs.stage.holes import punch_hole
+from vfs.stage.holes import HOLE_BYTES, is_zero, punch_hole
 from vfs.stage.journal import (
     GONE,
     Extent,
@@ -129,22 +129,26 @@ class StagedFile:
         return gaps + sum(hole.size for hole in self.holes.within(new))
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Store bytes. Errors: FullError (nothing is changed), VfsError when the disk fails."""
+        """Store bytes; zeros become a hole.
+
+        Errors: FullError (nothing is changed), VfsError when the disk fails.
+        """
         span = Span(offset, offset + len(data))
+        zeros = span.size >= HOLE_BYTES and is_zero(data)
         # Reserved outside the lock: the commit that drains the stage needs the lock to complete
         # parts.
-        reserved = self._cost(span)
+        reserved = 0 if zeros else self._cost(span)
         await self._budget.reserve(reserved)
         try:
             async with self._lock:
-                await self._write(span, data)
+                hole = await self._write(span, data, zeros=zeros)
                 # No await from here on: the sets and the size change together.
                 before = self._charged
                 if offset > self.size:
                     self._extend(offset)
                 self.present = self.present.add(span)
                 self.dirty = self.dirty.add(span)
-                self.holes = self.holes.remove(span)
+                self.holes = self.holes.add(span) if hole else self.holes.remove(span)
                 self.size = max(self.size, span.stop)
                 self._untold = self._untold.wrote(span)
                 self.changes += 1
@@ -153,14 +157,24 @@ class StagedFile:
         finally:
             self._budget.settle(reserved)
 
-    async def _write(self, span: Span, data: bytes | memoryview) -> None:
+    async def _write(self, span: Span, data: bytes | memoryview, *, zeros: bool) -> bool:
+        """Write bytes; True when a hole stands for them."""
         self._in_flight = span
         try:
             if self._frozen is not None:
                 await self._frozen.keep(span)
+            if zeros and punch_hole(self._fd, span):
+                # The journal tells of them as of any bytes, and wants the file to have them.
+                if os.fstat(self._fd).st_size < span.stop:
+                    os.ftruncate(self._fd, span.stop)
+                return True
             await self._disk.write(self._fd, span.start, data)
         except OSError as error:
+            for gap in self.present.missing(span):  # what was never written must read as zeros
+                punch_hole(self._fd, gap)
             raise stage_error(error, self.path) from error
+        else:
+            return False
         finally:
             self._in_flight = Span(0, 0)
 
@@ -259,7 +273,7 @@ class StagedFile:
                 self.note()
                 if commit_id is not None:
                     self.log.append(commit_record(commit_id))
-            self._frozen = Frozen(self, self._disk)
+            self._frozen = Frozen(self, self._disk, self._budget)
             self._commit_id = commit_id
             self._before_freeze, self._untold = self._untold, Written(self.size)
             return self._frozen

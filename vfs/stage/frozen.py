@@ -15,6 +15,7 @@ import trio
 from typing_extensions import override
 
 from vfs.spans import EMPTY, SpanSet
+from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, read_exactly, stage_error, write_exactly
 from vfs.store.base import Body
 from vfs.values import MIB, Span
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Frozen:
     """A staged file as it was when a commit began."""
 
-    def __init__(self, file: "StagedFile", disk: Disk) -> None:
+    def __init__(self, file: "StagedFile", disk: Disk, budget: StageBudget) -> None:
         self.size = file.size
         self.base_size = file.base_size
         self.changed = file.dirty
@@ -36,6 +37,7 @@ class Frozen:
         self.released = trio.Event()
         self._file = file
         self._disk = disk
+        self._budget = budget
         self._saved: SpanSet = EMPTY
         self._saved_fd = -1
         self._savers = 0
@@ -54,8 +56,20 @@ class Frozen:
             with self._saving():
                 await self._copy(todo)
             for part in todo:
-                self._saved = self._saved.add(part)
+                self._take_note(part)
         self.written_since = self.written_since.add(span)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that take space beside the staged file."""
+        return self._saved.size
+
+    def _take_note(self, saved: Span) -> None:
+        if self.released.is_set():  # the commit has ended meanwhile
+            return
+        before = self._saved.size
+        self._saved = self._saved.add(saved)
+        self._budget.settle(before - self._saved.size)
 
     @contextmanager
     def _saving(self) -> Generator[None]:
@@ -78,7 +92,7 @@ class Frozen:
                 part = piece[lost.start - gap.start : lost.stop - gap.start]
                 with self._saving():
                     await trio.to_thread.run_sync(write_exactly, self._saved_fd, lost.start, part)
-                self._saved = self._saved.add(lost)
+                self._take_note(lost)
 
     async def _copy(self, spans: list[Span]) -> None:
         for span in spans:
@@ -114,6 +128,7 @@ class Frozen:
         if self._saved_fd >= 0 and not self._savers:
             os.close(self._saved_fd)
             self._saved_fd = -1
+            self._budget.free(self._saved.size)
 
 
 class _FrozenBody(Body):

@@ -334,7 +334,9 @@ async def test_any_sequence_of_changes_agrees_with_plain_bytes(make_staged, budg
         match pick.choice("wwwwwtfFbbThd"):
             case "w":
                 offset = pick.randint(0, top)
-                data = pick.randbytes(pick.choice([1, 100, 3000, 80_000 if seed % 2 else 10]))
+                data = pick.choice([pick.randbytes, pick.randbytes, bytes])(
+                    pick.choice([1, 100, 3000, 5000, 80_000 if seed % 2 else 10])
+                )
                 await put(staged, offset, data)
                 model.write(offset, data)
             case "t":
@@ -364,7 +366,7 @@ async def test_any_sequence_of_changes_agrees_with_plain_bytes(make_staged, budg
                 pass
         assert staged.size == len(model.now)
         assert await _read_all(staged, model) == bytes(model.now)
-        assert budget.used_bytes == charged(staged)
+        assert budget.used_bytes == charged(staged) + (frozen.saved_bytes if frozen else 0)
         assert staged.present.covers(Span(staged.base_size, staged.size))
         assert not staged.dirty.minus(staged.present)
         assert not staged.holes.minus(staged.present)
@@ -392,3 +394,38 @@ async def test_writes_during_a_commit_never_show_in_it_whatever_the_order_of_thr
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
         nursery.start_soon(upload)
+
+
+async def test_zeros_take_no_space(make_staged, budget):
+    staged = make_staged()
+    await put(staged, 0, os.urandom(MIB))
+    await put(staged, MIB, bytes(4 * MIB))
+    assert budget.used_bytes == MIB
+    assert staged.path.stat().st_blocks * 512 <= MIB + 64 * KIB
+    assert staged.size == 5 * MIB
+    await put(staged, 512 * KIB, bytes(512 * KIB))  # over bytes that were there
+    assert budget.used_bytes == 512 * KIB
+    assert not any(await text(staged, 512 * KIB, 5 * MIB))
+
+
+async def test_zeros_written_during_a_commit_do_not_show_in_it(make_staged):
+    staged = make_staged()
+    data = os.urandom(100_000)
+    await put(staged, 0, data)
+    frozen = await staged.freeze()
+    await put(staged, 0, bytes(50_000))
+    assert body_of(frozen, Span(0, 100_000)) == data
+    assert await text(staged, 0, 100_000) == bytes(50_000) + data[50_000:]
+
+
+async def test_a_write_that_failed_half_way_leaves_zeros_where_nothing_was(make_staged):
+    class TornDisk(Disk):
+        async def write(self, fd, offset, data):
+            os.pwrite(fd, data[: len(data) // 2], offset)
+            raise OSError(28, "No space left on device")
+
+    staged = make_staged(disk=TornDisk())
+    with pytest.raises(FullError):
+        await put(staged, 100, b"x" * 1000)
+    await staged.truncate(5000)
+    assert not any(await text(staged, 0, 5000))
