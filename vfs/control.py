@@ -1,4 +1,4 @@
-"""The control socket of one mount: status, flush, umount, log level.
+"""The control socket of one mount: status, flush, umount, set.
 
 One JSON object a line. A request is `{"version": 1, "verb": ...}`; the answer is any number of
 `{"progress": {...}}` lines and then `{"ok": true, ...}` or `{"ok": false, "exit": N, "message":

@@ -195,8 +195,11 @@ class BadHandleError(VfsError):
 
 
 class TransientError(VfsError):
+    """May work when it is tried again."""
+
     code = "TRANSIENT"
     transient = True
+    waited_s = 0.0  # that the request waited for bandwidth before it was made
 
 
 class ThrottledError(TransientError):

@@ -176,6 +176,11 @@ def set_level(level: str) -> None:
     logging.getLogger("vfs").setLevel(level.upper())
 
 
+def current_level() -> str:
+    """Return what is logged now."""
+    return logging.getLevelName(logging.getLogger("vfs").level).lower()
+
+
 def _foreground(config: LogConfig) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     if config.log_format == "json":

@@ -40,6 +40,7 @@ instance role) or from `credentials_file`. A URL with a user name or a password 
 | switch | `yes`, `true`, `on`, `1` or `no`, `false`, `off`, `0` |
 | octal | permission bits as text: `0022`; in a file with quotes |
 | path | a local path; a relative one is taken from where the command is called |
+| rates | bytes a second, `UP:DOWN`: `20M:100M`; 0 or nothing is no limit: `20M:`; `20M` is both |
 
 ## URLs
 

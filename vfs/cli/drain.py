@@ -32,7 +32,8 @@ def drain(
             largest = max(largest, left)
             if not watched and (stall_s := fields.get("stop_wait_s")) is not None:
                 patience.allow(float(str(stall_s)))
-            patience.moved((left, files))
+            # Under a limit of bandwidth a part may take longer to pass than anybody would wait.
+            patience.moved((left, files, fields.get("passed_bytes")))
             meter.update(largest - left, largest)
 
         try:

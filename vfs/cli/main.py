@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "umount": "Unmount when everything is stored.",
         "status": "Show what is mounted and how it does.",
         "flush": "Wait until what was written is stored.",
+        "set": "Change options of a running mount.",
         "cp": "Copy files to, from and between stores.",
         "ls": "List what is below a URL.",
         "stat": "Describe one object.",
@@ -40,7 +41,6 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 LATER = (
-    "set",
     "doctor",
     "recover",
     "warm",

@@ -58,6 +58,7 @@ class Report:
             self.dirty_bytes,
             self.dirty_files,
             snapshot.total("store_calls_total", result="OK"),
+            self._mount.limits.up.passed_bytes,
         )
 
     def dirt(self) -> str:

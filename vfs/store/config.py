@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from vfs.options import Count, Duration, Flag, LocalPath, Section, Text
+from vfs.store.rates import NO_LIMITS, BandwidthRates
 
 Endpoint = Annotated[Text, StringConstraints(pattern=r"^https?://[^/@\s]+(/[^@\s]*)?$")]
 
@@ -53,6 +54,15 @@ class StoreConfig(Section):
     )
     max_connections: Count = Field(
         64, ge=1, le=4096, description="Requests to the store at one time.", examples=["32"]
+    )
+    bandwidth: BandwidthRates = Field(
+        NO_LIMITS,
+        description=(
+            "Most bytes a second to the store and from it, of all attempts together: `UP:DOWN`, one"
+            " size for each; 0 or nothing is no limit, the least is 16K, and without a colon one"
+            " size holds for both. `vfs set` changes it while mounted."
+        ),
+        examples=["20M:100M"],
     )
     max_retries: Count = Field(
         3, le=100, description="Repetitions of a request that failed for a passing reason."

@@ -19,10 +19,11 @@ from vfs.metrics import Metrics
 from vfs.store.base import Store
 from vfs.store.config import StoreConfig
 from vfs.store.memory import MemoryStore
+from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.store.wrap.health import WatchedStore
 from vfs.store.wrap.metrics import MeteredStore
 from vfs.store.wrap.retry import RetryingStore
-from vfs.store.wrap.throttle import Bandwidth, ThrottledStore
+from vfs.store.wrap.throttle import ThrottledStore
 from vfs.values import Key
 
 START_S = 10.0
@@ -42,14 +43,15 @@ async def open_store(
 ) -> AsyncGenerator[Store, None]:
     """Open the store of a URL. Nothing is asked of it yet: `probe` does.
 
-    `limits` may be changed while the store is open.
+    `limits` may be changed while the store is open; without them the option `bandwidth` holds.
     Errors: ConfigError for a URL that means no store; AuthenticationError without credentials.
     """
     config = config or StoreConfig.model_validate({})
     backend = await _open_backend(url, config)
     metrics = metrics or Metrics()
     metered = MeteredStore(backend, metrics)
-    throttled = ThrottledStore(metered, config.max_connections, limits)
+    limits = limits or Bandwidth(config.bandwidth)
+    throttled = ThrottledStore(metered, config.max_connections, limits, metrics)
     try:
         retrying = RetryingStore(
             throttled,

@@ -17,6 +17,7 @@ BUILT = {
     "umount": ["--timeout", "--lazy", "MOUNTPOINT"],
     "status": ["--json", "--check", "--max-age", "MOUNTPOINT"],
     "flush": ["--timeout", "PATH"],
+    "set": ["--json", "MOUNTPOINT", "NAME=VALUE..."],
     "cp": ["--resume", "--checksum", "SRC", "DST", "--json"],
     "ls": ["--versions", "URL", "--json"],
     "stat": ["URL", "--json"],
@@ -25,7 +26,6 @@ BUILT = {
     "config show": ["FILE", "--json"],
 }
 NOT_BUILT = [
-    "set MOUNTPOINT bandwidth=1:1",
     "doctor --write-test s3://b",
     "doctor --print-policy NAME",
     "recover --list",

@@ -6,7 +6,7 @@ from vfs.errors import ConfigError
 from vfs.metrics import Metrics
 from vfs.store.base import BytesBody
 from vfs.store.open import open_store
-from vfs.store.wrap.throttle import Bandwidth
+from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.values import Key, Span
 
 KEY = Key("disk.img")

@@ -1,4 +1,4 @@
-"""Slots by kind of call, bandwidth by debt."""
+"""Slots by kind of call, as many as the store can bear, and bandwidth by debt."""
 
 import pytest
 import trio
@@ -7,10 +7,17 @@ from trio.testing import wait_all_tasks_blocked
 from tests.support.faulty import FaultyStore
 from vfs.store.base import BytesBody, PartRules
 from vfs.store.memory import MemoryStore, everything
-from vfs.store.wrap.throttle import Bandwidth, ThrottledStore
+from vfs.store.rates import NO_LIMITS, Rates
+from vfs.store.wrap.bandwidth import Bandwidth
+from vfs.store.wrap.throttle import ThrottledStore
 from vfs.values import Key, Span
 
 KEY = Key("disk.img")
+PART = 8 << 20
+
+
+def limited(up=None, down=None):
+    return Bandwidth(Rates(up, down))
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ async def test_a_call_that_fails_gives_its_slot_back(faulty):
 
 
 async def test_uploads_keep_to_the_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, Bandwidth(up=100))
+    store = ThrottledStore(faulty, 8, limited(100))
     for _ in range(5):
         await store.write(KEY, BytesBody(bytes(50)))
     # The first one starts at once, each of the others when those before it are paid for.
@@ -84,7 +91,7 @@ async def test_uploads_keep_to_the_bandwidth(faulty, autojump_clock):
 
 
 async def test_reads_keep_to_their_own_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, Bandwidth(down=10))
+    store = ThrottledStore(faulty, 8, limited(down=10))
     info = await store.write(KEY, BytesBody(bytes(1000)))
     assert trio.current_time() == 0
     await store.read(info.pin, Span(0, 100))
@@ -93,7 +100,7 @@ async def test_reads_keep_to_their_own_bandwidth(faulty, autojump_clock):
 
 
 async def test_many_at_once_keep_to_the_bandwidth_too(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, Bandwidth(up=100))
+    store = ThrottledStore(faulty, 8, limited(100))
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(store.write, KEY, BytesBody(bytes(100)))
@@ -101,19 +108,19 @@ async def test_many_at_once_keep_to_the_bandwidth_too(faulty, autojump_clock):
 
 
 async def test_a_call_without_payload_does_not_wait_for_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, Bandwidth(up=1, down=1))
+    store = ThrottledStore(faulty, 8, limited(1, 1))
     await store.write(KEY, BytesBody(bytes(1000)))
     await store.head(KEY)
     assert trio.current_time() == 0
 
 
 async def test_a_new_rate_holds_for_those_that_wait(faulty, autojump_clock, nursery):
-    limits = Bandwidth(up=1)
+    limits = limited(1)
     store = ThrottledStore(faulty, 8, limits)
     await store.write(KEY, BytesBody(bytes(1000)))
     nursery.start_soon(store.write, KEY, BytesBody(b"x"))
     await trio.sleep(100)  # 900 bytes are owed
-    limits.change(up_bytes_per_s=90, down_bytes_per_s=None)
+    limits.change(Rates(90))
     await trio.sleep(9.9)
     assert faulty.count("write") == 1
     await trio.sleep(0.2)
@@ -121,20 +128,20 @@ async def test_a_new_rate_holds_for_those_that_wait(faulty, autojump_clock, nurs
 
 
 async def test_a_limit_that_is_lifted_lets_all_through(faulty, autojump_clock, nursery):
-    limits = Bandwidth(up=1)
+    limits = limited(1)
     store = ThrottledStore(faulty, 8, limits)
     for _ in range(5):
         nursery.start_soon(store.write, KEY, BytesBody(bytes(1000)))
     await wait_all_tasks_blocked()
     assert faulty.count("write") == 1
-    limits.change(up_bytes_per_s=None, down_bytes_per_s=None)
+    limits.change(NO_LIMITS)
     await wait_all_tasks_blocked()
     assert faulty.count("write") == 5
     assert trio.current_time() == 0
 
 
 async def test_waiting_for_bandwidth_holds_no_slot(faulty, autojump_clock, nursery):
-    store = ThrottledStore(faulty, 1, Bandwidth(up=1))
+    store = ThrottledStore(faulty, 1, limited(1))
     info = await store.write(KEY, BytesBody(bytes(1000)))
     nursery.start_soon(store.write, KEY, BytesBody(b"x"))
     await wait_all_tasks_blocked()
@@ -143,7 +150,7 @@ async def test_waiting_for_bandwidth_holds_no_slot(faulty, autojump_clock, nurse
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_pays_nothing(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 1, Bandwidth(up=10))
+    store = ThrottledStore(faulty, 1, limited(10))
     await store.write(KEY, BytesBody(bytes(100)))
     with trio.move_on_after(5):
         await store.write(KEY, BytesBody(bytes(10**6)))

@@ -18,7 +18,14 @@ from typing import TypeVar
 import trio
 from typing_extensions import override
 
-from vfs.errors import ConflictError, NotFoundError, StaleError, ThrottledError, VfsError
+from vfs.errors import (
+    ConflictError,
+    NotFoundError,
+    StaleError,
+    ThrottledError,
+    TransientError,
+    VfsError,
+)
 from vfs.store.base import (
     ANY,
     COMMIT_ID,
@@ -57,8 +64,9 @@ class RetryingStore(WrappedStore):
     ) -> None:
         """Make the wrapper.
 
-        No attempt is begun when `timeout_s` have passed since the first; one that runs is left to
-        the store's own time-outs. `jitter` returns a number of [0, 1).
+        No attempt is begun when `timeout_s` have passed since the first, not counting what was
+        waited for bandwidth; one that runs is left to the store's own time-outs. `jitter` returns
+        a number of [0, 1).
         """
         super().__init__(inner)
         self._max_retries = max_retries
@@ -91,6 +99,8 @@ class RetryingStore(WrappedStore):
                     if retries == 0:
                         raise
                     return await settle(error)
+                if isinstance(error, TransientError):
+                    started += error.waited_s
                 pause_s = self._pause_s(error, retries)
                 late = trio.current_time() + pause_s - started > self._timeout_s
                 told = {"operation": call.operation, "key": call.key, "store": self.url}

@@ -2,14 +2,14 @@
 
 Calls have turns by kind, so that two hundred uploads keep no listing waiting: *control* calls,
 which are short, have slots of their own; the others share the rest, of which uploads get three
-quarters at most. A call first pays for its bytes and only then takes a slot: waiting for bandwidth
-holds none.
+quarters at most. A call first pays for its bytes (`bandwidth.py`) and only then takes a slot:
+waiting for bandwidth holds none. What the store copies itself is free.
 
-Bandwidth is a bucket that may go into debt: a call starts when the debt of those before it is paid
-off, whatever its own size. So a large part is not cut, and the average holds.
+A store that asks for fewer requests gets fewer (`pace.py`), by making the slots fewer. A pause that
+it asks for is kept by all but the control calls: what made it complain were not those.
 """
 
-import math
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -17,90 +17,96 @@ from typing import TypeVar
 import trio
 from typing_extensions import override
 
+from vfs.errors import ThrottledError, TransientError
+from vfs.metrics import Metrics
 from vfs.store.base import Store
+from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.store.wrap.base import Call, WrappedStore
+from vfs.store.wrap.pace import Pace, faster, slower
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _CONTROL = frozenset({"probe", "head", "list", "remove", "begin_upload", "abort_upload"})
 _READS = frozenset({"read"})
 
 
-class Bucket:
-    """Bytes that may pass, refilled at a rate; None lets everything pass."""
-
-    def __init__(self, rate_bytes_per_s: float | None = None) -> None:
-        self._rate = rate_bytes_per_s
-        self._debt = 0.0  # bytes that were let through and are not paid for yet
-        self._counted_at = -math.inf
-        self._turn = trio.StrictFIFOLock()
-        self._changed = trio.Event()
-
-    @property
-    def rate_bytes_per_s(self) -> float | None:
-        """The rate; may be set while calls wait."""
-        return self._rate
-
-    @rate_bytes_per_s.setter
-    def rate_bytes_per_s(self, rate: float | None) -> None:
-        self._settle()
-        self._rate = rate
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def pay(self, count: int) -> None:
-        """Wait until `count` bytes may pass."""
-        if count == 0 or (self._rate is None and not self._turn.locked()):
-            return
-        async with self._turn:
-            while (wait_s := self._wait_s()) > 0:
-                with trio.move_on_after(wait_s):
-                    await self._changed.wait()
-            self._debt += count
-
-    def _settle(self) -> None:
-        now = trio.current_time()
-        paid = (now - self._counted_at) * self._rate if self._rate is not None else math.inf
-        self._debt = max(0.0, self._debt - paid)
-        self._counted_at = now
-
-    def _wait_s(self) -> float:
-        self._settle()
-        return self._debt / self._rate if self._rate is not None else 0.0
-
-
-class Bandwidth:
-    """The limits of both directions; one object may be shared by several stores."""
-
-    def __init__(self, up: float | None = None, down: float | None = None) -> None:
-        self.up = Bucket(up)
-        self.down = Bucket(down)
-
-    def change(self, *, up_bytes_per_s: float | None, down_bytes_per_s: float | None) -> None:
-        """Set new rates, also for the calls that wait now; None is no limit."""
-        self.up.rate_bytes_per_s = up_bytes_per_s
-        self.down.rate_bytes_per_s = down_bytes_per_s
-
-
 class ThrottledStore(WrappedStore):
-    """Bounds calls at one time and bytes a second."""
+    """Bounds calls at one time and bytes a second.
 
-    def __init__(self, inner: Store, max_connections: int, limits: Bandwidth | None = None) -> None:
+    The gauge `store_concurrency{store}` is the number of calls that the store gets at one time.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        max_connections: int,
+        limits: Bandwidth | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         super().__init__(inner)
         self.limits = limits or Bandwidth()
-        # An eighth for control calls; with a single connection there are two, or none could wait.
-        control = max(1, max_connections // 8)
-        others = max(1, max_connections - control)
+        self._metrics = metrics or Metrics()
+        self._metrics.add("store_concurrency", max_connections, store=self.url)
+        self._pace = Pace(most=max_connections, limit=max_connections)
+        self._running = 0
+        control, data, uploads = _shares(max_connections)
         self._control = trio.CapacityLimiter(control)
-        self._data = trio.CapacityLimiter(others)
-        self._uploads = trio.CapacityLimiter(max(1, others * 3 // 4))
+        self._data = trio.CapacityLimiter(data)
+        self._uploads = trio.CapacityLimiter(uploads)
 
     @override
     async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
-        await self.limits.up.pay(call.bytes_out)
-        await self.limits.down.pay(call.bytes_in)
-        async with self._slot(call.operation):
-            return await run()
+        asked_s = trio.current_time()
+        await self.limits.up.pay(call.key, call.bytes_out)
+        await self.limits.down.pay(call.key, call.bytes_in)
+        waited_s = trio.current_time() - asked_s
+        try:
+            async with self._slot(call.operation):
+                return await self._paced(call, run)
+        except TransientError as error:
+            error.waited_s = waited_s
+            raise
+
+    async def _paced(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+        if call.operation not in _CONTROL:
+            # Again and again: while one waits, another answer may ask for more.
+            while trio.current_time() < self._pace.resume_at_s:  # noqa: ASYNC110 - a point in time
+                await trio.sleep_until(self._pace.resume_at_s)
+        begun_s = trio.current_time()
+        self._running += 1
+        try:
+            answer = await run()
+        except ThrottledError as error:
+            self._adapt(
+                slower(
+                    self._pace,
+                    begun_s=begun_s,
+                    now_s=trio.current_time(),
+                    running=self._running,
+                    retry_after_s=error.retry_after_s,
+                )
+            )
+            raise
+        finally:
+            self._running -= 1
+        self._adapt(faster(self._pace, begun_s=begun_s))
+        return answer
+
+    def _adapt(self, pace: Pace) -> None:
+        before, self._pace = self._pace, pace
+        if pace.limit == before.limit:
+            return
+        control, data, uploads = _shares(pace.limit)
+        self._control.total_tokens = control
+        self._data.total_tokens = data
+        self._uploads.total_tokens = uploads
+        self._metrics.add("store_concurrency", pace.limit - before.limit, store=self.url)
+        if pace.limit < before.limit:
+            log.info("%s asks for fewer requests: %d at one time", self.url, pace.limit)
+        elif pace.limit == pace.most:
+            log.info("%s gets up to %d requests at one time again", self.url, pace.limit)
 
     @asynccontextmanager
     async def _slot(self, operation: str) -> AsyncGenerator[None, None]:
@@ -115,6 +121,14 @@ class ThrottledStore(WrappedStore):
         else:
             async with _borrowed(self._uploads, borrower), _borrowed(self._data, borrower):
                 yield
+
+
+def _shares(limit: int) -> tuple[int, int, int]:
+    """Return the slots of control calls, of all others, and of uploads among those."""
+    # An eighth for control calls; with a single connection there are two, or none could wait.
+    control = max(1, limit // 8)
+    others = max(1, limit - control)
+    return control, others, max(1, others * 3 // 4)
 
 
 @asynccontextmanager
