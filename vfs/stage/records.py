@@ -7,7 +7,7 @@ A record counts only when its line is whole and its checksum right. Reading stop
 is not: a crash leaves any mixture behind what was synced. Each sync begins with a mark of what was
 on the disk before it, `{"durable": bytes}`; damage before that is no crash, and the log is refused:
 who has lost a record in the middle would believe what is not so. A log of a newer version is
-refused and left untouched. `sync` is a group commit: callers that wait at the same time share one
+refused and left untouched. Zeros may stand behind the last record. `sync` is a group commit: callers that wait at the same time share one
 write and one fdatasync.
 """
 
@@ -22,9 +22,11 @@ import trio
 from vfs.errors import CorruptError, MetadataError
 from vfs.layout.base import FileVersion
 from vfs.store.base import ObjectVersion
-from vfs.values import Key, Version
+from vfs.values import KIB, Key, Version
 
 LOG_VERSION = 1
+MOST_ROOM_BYTES = 256 * KIB
+"""Zeros that are written behind the last record, for records to come."""
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Record = Mapping[str, Value]
@@ -143,6 +145,7 @@ class RecordLog:
         self._pending: list[bytes] = []
         self._written: list[bytes] = []  # in the page cache, behind what is on the disk
         self._durable_size = 0  # bytes on the disk
+        self._filled = 0  # bytes of the file, zeros at its end included
         self._writing = False  # a thread writes: what comes now goes behind it
         self._queued = 0  # records appended
         self._synced = 0  # of those, durable
@@ -158,21 +161,21 @@ class RecordLog:
         Not `durable`: quick, and a power cut may lose the file itself until the first sync.
         """
         header = self._header
-        data = self._path.read_bytes() if self._path.exists() else b""
+        data = self._path.read_bytes().rstrip(b"\0") if self._path.exists() else b""
         # A crash while the file was created can leave less than a header: nothing was in it yet.
         fresh = header.startswith(data)
         records, valid = ([], len(header)) if fresh else read_log(data, self._kind, self._path)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if fresh:
             os.pwrite(self._fd, header, 0)
-        elif valid < len(data):
+        else:
             self.damaged_bytes = len(data) - valid
             os.ftruncate(self._fd, valid)
         self._named = durable
         if durable:
             os.fdatasync(self._fd)
             sync_directory(self._path.parent)
-        self.size = self._durable_size = valid
+        self.size = self._durable_size = self._filled = valid
         return records
 
     def append(self, record: Record) -> None:
@@ -219,6 +222,11 @@ class RecordLog:
         if lines and self._durable_size > len(self._header):
             lines = [encode_record({_MARK: self._durable_size}), *lines]
         self._write(lines)
+        if self.size > self._filled:
+            # A file that grows costs its file system a commit of its own at each sync.
+            room = min(max(self.size, 4 * KIB), MOST_ROOM_BYTES)
+            os.pwrite(self._fd, bytes(room), self.size)
+            self._filled = self.size + room
         os.fdatasync(self._fd)
         if not self._named:
             sync_directory(self._path.parent)
@@ -252,7 +260,7 @@ class RecordLog:
                 raise
             finally:
                 self._writing = False
-            self._written, self._durable_size = [], self.size
+            self._written, self._durable_size, self._filled = [], self.size, self.size
             self._synced = max(self._synced, upto)
             self.flush()
 
