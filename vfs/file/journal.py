@@ -44,7 +44,7 @@ class FileJournal(UploadLog):
     def begin(self) -> None:
         """Journal from now on. Errors: FullError, VfsError when the disk fails."""
         staged = self._staged()
-        if staged is not None and staged.log.state is None:
+        if staged is not None and not staged.log.begun:
             staged.begin_log(self._describe())
 
     def note(self) -> None:
@@ -83,8 +83,9 @@ class FileJournal(UploadLog):
             await staged.sync_log()
 
     def _tell_about(self, staged: StagedFile) -> None:
-        state, about = staged.log.state, self._describe().about
-        if state is not None and state.about != about:
+        about = self._describe().about
+        if staged.log.begun and staged.log.about != about:
+            staged.log.about = about
             staged.tell(about_record(about))
 
     def retarget(self, *over: StagedFile) -> None:
@@ -92,7 +93,7 @@ class FileJournal(UploadLog):
 
         `over` are the staged files of a name that it has replaced.
         """
-        names = tuple(one.path.name for one in over if one.log.state is not None)
+        names = tuple(one.path.name for one in over if one.log.begun)
         self._tell(lambda: target_record(self._describe(), over=names))
 
     async def forget(self) -> None:
@@ -125,7 +126,7 @@ class FileJournal(UploadLog):
 
     def _tell(self, record: Callable[[], Record]) -> None:
         staged = self._staged()
-        if staged is not None and staged.log.state is not None:
+        if staged is not None and staged.log.begun:
             with self._disk_may_fail():
                 staged.tell(record())
 

@@ -68,6 +68,7 @@ class StagedFile:
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
         self.log = FileLog(log_path(path))
         self._untold = Written(base_size)  # what the journal does not say yet, or the base
+        self._told_size = base_size
         self._before_freeze = self._untold
         self._commit_id: str | None = None  # of the commit that reads the frozen state
         self._unsafe: OSError | None = None  # the disk may have dropped what it was given
@@ -96,6 +97,7 @@ class StagedFile:
             punch_hole(self._fd, hole)
         os.fdatasync(self._fd)
         self._untold = self._before_freeze = Written(self.size)
+        self._told_size = self.size
         return state
 
     def charge(self) -> None:
@@ -205,9 +207,10 @@ class StagedFile:
 
     async def _shrink(self, size: int) -> None:
         try:
-            if self.log.state is not None:
+            if self.log.begun:
                 # What is cut off is gone at once, so a restart must not count on it any more.
-                self.log.append(cut_record(size))
+                self.log.append(cut_record(size), dirty=self.dirty)
+                self._told_size = min(self._told_size, size)
                 if self.log.promised:
                     await self.log.sync()
             await trio.to_thread.run_sync(os.ftruncate, self._fd, size)
@@ -269,10 +272,10 @@ class StagedFile:
         async with self._lock:  # no write is half done
             if self._frozen is not None:
                 raise ValueError("already frozen")
-            if self.log.state is not None:
+            if self.log.begun:
                 self.note()
                 if commit_id is not None:
-                    self.log.append(commit_record(commit_id))
+                    self.log.append(commit_record(commit_id), dirty=self.dirty)
             self._frozen = Frozen(self, self._disk, self._budget)
             self._commit_id = commit_id
             self._before_freeze, self._untold = self._untold, Written(self.size)
@@ -288,7 +291,7 @@ class StagedFile:
             self.base_size = min(frozen.size, self.size)
             self.dirty = frozen.written_since.cut(self.size).add(Span(self.base_size, self.size))
             self.tell_stored(stored)
-        elif self.log.state is None:
+        elif not self.log.begun:
             self._untold = self._before_freeze.then(self._untold)
         frozen.close()
 
@@ -316,15 +319,17 @@ class StagedFile:
 
         Its extent is not used. Errors: FullError, VfsError when the disk fails.
         """
-        if self.log.state is None:
+        if not self.log.begun:
             size = state.base.size if state.base is not None else 0
             with self._disk_errors():
                 self.log.begin(replace(state, extent=Extent(size, size)))
+                self._told_size = size
                 if self._frozen is not None:
-                    told, size = self._before_freeze, self._frozen.size
-                    self.log.append(write_record(told.cut, size, told.spans, self.log.boot))
+                    told, self._told_size = self._before_freeze, self._frozen.size
+                    record = write_record(told.cut, self._told_size, told.spans, self.log.boot)
+                    self.log.append(record, dirty=self.dirty)
                     if self._commit_id is not None:
-                        self.log.append(commit_record(self._commit_id))
+                        self.log.append(commit_record(self._commit_id), dirty=self.dirty)
 
     def note(self) -> None:
         """Tell the journal what was written, so that it survives the daemon.
@@ -332,21 +337,21 @@ class StagedFile:
         Errors: FullError, VfsError when the disk fails; it is told by the next call.
         """
         untold, size = self._untold, self.size
-        state = self.log.state
-        if state is not None and untold != Written(state.extent.size):
-            self._untold = Written(size)
+        if self.log.begun and (untold != Written(size) or size != self._told_size):
+            self._untold, self._told_size = Written(size), size
+            record = write_record(untold.cut, size, untold.spans, self.log.boot)
             with self._disk_errors():
-                self.log.append(write_record(untold.cut, size, untold.spans, self.log.boot))
+                self.log.append(record, dirty=self.dirty)
 
     def tell(self, *records: Record) -> None:
         """Journal records after what was written so far, where there is a journal.
 
         Errors: FullError, VfsError when the disk fails; they are queued for the next call.
         """
-        if self.log.state is not None:
+        if self.log.begun:
             self.note()
             with self._disk_errors():
-                self.log.append(*records)
+                self.log.append(*records, dirty=self.dirty)
 
     def tell_stored(self, base: FileVersion) -> None:
         """Journal that a commit has taken effect."""
@@ -371,23 +376,24 @@ class StagedFile:
         async with self._persisting:
             async with self._lock:  # no write is half done
                 self.note()
-                kept, nothing_new = self.log.promise(), self.log.is_kept
+                tagged, nothing_new = self.log.tagged, self.log.is_kept
             with self._disk_errors():
                 if self._unsafe is not None:
                     raise self._unsafe
                 if nothing_new:
                     await self.log.sync()
                     return
-                try:
-                    await trio.to_thread.run_sync(os.fdatasync, self._fd)
-                except OSError as error:
-                    # What could not be written may be gone from the page cache by now, and the next
-                    # fdatasync would not say so: nothing more is promised of this file.
-                    self._unsafe = error
-                    raise
-                kept()
-                await self.log.sync()
+                await self.log.promise(tagged, self._sync_bytes)
                 await self.log.compact()
+
+    def _sync_bytes(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            # What could not be written may be gone from the page cache by now, and the next
+            # fdatasync would not say so: nothing more is promised of this file.
+            self._unsafe = error
+            raise
 
     async def settle_log(self) -> None:
         """Make a journal that was taken over hold after a reboot too, as it stands."""

@@ -1,12 +1,12 @@
-"""The journal of one staged file on disk, and what it adds up to.
+"""The journal of one staged file on disk.
 
 The log is made when there is first something to keep, and gone before the staged bytes are. Its
-state is what a restart would read: whoever gives space back asks it which bytes that restart would
-still count on.
+owner says with each record which bytes are dirty by it: whoever gives space back asks which bytes
+a restart would still count on.
 
-`note` hands records to the kernel, which is quick and survives the daemon; `sync` brings them to
-the disk. Until something was synced a power cut may forget the file, because nobody was told that
-it would not.
+`append` hands records to the kernel, which is quick and survives the daemon; `sync` brings them to
+the disk. Until something was promised a power cut may forget the file, because nobody was told
+that it would not.
 """
 
 import functools
@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vfs.spans import SpanSet
-from vfs.stage.journal import StagedState, apply, records_of, replay, synced_record
-from vfs.stage.records import Record, RecordLog
+from vfs.spans import EMPTY, SpanSet
+from vfs.stage.journal import About, StagedState, records_of, replay, synced_record
+from vfs.stage.records import Record, RecordLog, Value
 from vfs.values import MIB
 
 COMPACT_BYTES = 4 * MIB
@@ -35,23 +35,15 @@ class FileLog:
     def __init__(self, path: Path, boot: str | None = None) -> None:
         self.path = path
         self.boot = boot if boot is not None else boot_id()
+        self.begun = False
+        self.promised = False  # a reboot is to find the file
+        self.about: About = {}  # what was told of the name last
         self._log = RecordLog(path, KIND)
         self._limit = COMPACT_BYTES
-        # What all records add up to, and what they did before they were synced.
-        self._state: StagedState | None = None
-        self._earlier: list[SpanSet] = []
-        self._tagged = 0  # records with a boot, of all in the log
+        self._dirty: SpanSet = EMPTY  # by all records
+        self._earlier: list[SpanSet] = []  # by those before one that was not synced
+        self.tagged = 0  # records with a boot, of all in the log
         self._durable = 0  # of those, the first that a reboot would read
-
-    @property
-    def state(self) -> StagedState | None:
-        """What a restart would read, were everything appended on the disk."""
-        return self._state
-
-    @property
-    def promised(self) -> bool:
-        """Whether a reboot is to find the file."""
-        return self._state is not None and self._state.promised
 
     @property
     def damaged_bytes(self) -> int:
@@ -63,7 +55,7 @@ class FileLog:
 
         Their place in the staged file must not be given back.
         """
-        return self._earlier if self._state is None else [*self._earlier, self._state.extent.dirty]
+        return [*self._earlier, self._dirty]
 
     def begin(self, state: StagedState) -> None:
         """Make the log of a file of which nothing was written yet, as far as `state` tells.
@@ -71,10 +63,8 @@ class FileLog:
         Blocking, but short: nothing waits for the disk.
         """
         self._log.open(durable=False)
-        self._state = state
-        for record in records_of(state):
-            self._log.append(record)
-        self._log.flush()
+        self.begun, self.about = True, state.about
+        self.append(*records_of(state), dirty=state.extent.dirty)
 
     def open(self) -> StagedState | None:
         """Open a log that an earlier owner has left and return its state. Blocking.
@@ -82,18 +72,25 @@ class FileLog:
         Errors: MetadataError for a newer format; CorruptError.
         """
         records = self._log.open()
-        self._tagged = sum(record.get("boot") is not None for record in records)
-        self._state = replay(records, self.boot)
-        return self._state
+        self.tagged = sum(record.get("boot") is not None for record in records)
+        state = replay(records, self.boot)
+        self.begun = True
+        if state is not None:
+            self.promised, self.about = state.promised, state.about
+            self._dirty = state.extent.dirty
+        return state
 
-    def append(self, *records: Record) -> None:
-        """Hand records to the kernel. On an error they stay queued for the next call."""
+    def append(self, *records: Record, dirty: SpanSet) -> None:
+        """Hand records to the kernel; `dirty` is what they leave dirty.
+
+        On an error they stay queued for the next call.
+        """
         for record in records:
-            if self._state is not None and self.promised:
-                self._earlier.append(self._state.extent.dirty)
-            self._state = apply(self._state, record)
-            self._tagged += record.get("boot") is not None
+            self.tagged += record.get("boot") is not None
             self._log.append(record)
+        if self.promised and self._dirty is not dirty:
+            self._earlier.append(self._dirty)
+        self._dirty = dirty
         self._log.flush()
 
     async def sync(self) -> None:
@@ -105,46 +102,53 @@ class FileLog:
     @property
     def is_kept(self) -> bool:
         """Whether a reboot would read all of it, were everything appended on the disk."""
-        return self.promised and self._tagged == self._durable
+        return self.promised and self.tagged == self._durable
 
-    def promise(self) -> Callable[[], None]:
-        """Return what to call when the bytes of all records so far are on the disk.
+    async def promise(self, tagged: int, sync_bytes: Callable[[], None]) -> None:
+        """Return when a reboot would read the first so many records with a boot.
 
-        It appends that they are; `sync` makes it count.
+        `sync_bytes` is called in a thread and brings their bytes to the disk. Errors: its own.
         """
-        tagged = self._tagged
-
-        def kept() -> None:
-            if tagged > self._durable or not self.promised:
-                self.append(synced_record(tagged))
-                self._durable = tagged
-
-        return kept
+        self.promised = True  # from now on a reboot may find it
+        earlier = len(self._earlier)
+        await self._log.sync_behind(sync_bytes, synced_record(tagged))
+        del self._earlier[:earlier]
+        self._durable = tagged
 
     async def compact(self) -> None:
         """Rewrite the log when it has grown and a reboot would read all of it.
 
-        Not while a `promise` is open.
+        Not during a `promise`.
         """
-        if self._log.size > self._limit and self._tagged == self._durable:
+        if self._log.size > self._limit and self.tagged == self._durable:
             await self.settle()
             self._limit = max(COMPACT_BYTES, 2 * self._log.size)
 
     async def settle(self) -> None:
         """Rewrite the log so that it says the same after a reboot: the bytes are on the disk."""
-        tagged = self._tagged
-        await self._log.rewrite(lambda: self._records(tagged))
+        tagged = self.tagged
 
-    def _records(self, tagged: int) -> list[Record] | None:
-        if self._state is None or self._tagged != tagged:
-            return None  # something came that is not on the disk: another time
-        self._tagged = self._durable = 0
-        self._state = replace(self._state, promised=True)
-        return records_of(self._state)
+        def ready() -> bool:
+            if self.tagged != tagged:
+                return False  # something came that is not on the disk: another time
+            self.promised = True
+            self.tagged = self._durable = 0
+            return True
+
+        try:
+            await self._log.shorten(self._shorter, ready)
+        except OSError:
+            self.tagged += tagged
+            self._durable += tagged
+            raise
+
+    def _shorter(self, records: list[dict[str, Value]]) -> list[Record]:
+        state = replay(records, self.boot)
+        return [] if state is None else records_of(replace(state, promised=True))
 
     def remove(self) -> None:
         """Remove the log; that nothing of it counts any more was made durable before."""
-        if self._state is not None:
+        if self.begun:
             self._log.close()
             self.path.unlink(missing_ok=True)
-            self._state = None
+            self.begun = False

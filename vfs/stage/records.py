@@ -7,8 +7,7 @@ A record counts only when its line is whole and its checksum right. Reading stop
 is not: a crash leaves any mixture behind what was synced. Each sync begins with a mark of what was
 on the disk before it, `{"durable": bytes}`; damage before that is no crash, and the log is refused:
 who has lost a record in the middle would believe what is not so. A log of a newer version is
-refused and left untouched. Zeros may stand behind the last record. `sync` is a group commit: callers that wait at the same time share one
-write and one fdatasync.
+refused and left untouched. Zeros may stand behind the last record.
 """
 
 import json
@@ -30,6 +29,7 @@ MOST_ROOM_BYTES = 256 * KIB
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Record = Mapping[str, Value]
+Shorter = Callable[[list[dict[str, Value]]], Iterable[Record]]
 
 
 _MARK = "durable"
@@ -196,29 +196,43 @@ class RecordLog:
     async def sync(self) -> None:
         """Return when everything appended before the call is on the disk.
 
-        Errors: OSError of the disk; the records stay queued for the next call.
+        Callers that wait at the same time share one write and one fdatasync. Errors: OSError of the
+        disk; the records stay queued for the next call.
         """
         goal = self._queued
         while self._synced < goal:
             async with self._lock:
                 if self._synced >= goal:
                     return
-                lines, upto = self._pending, self._queued
-                self._pending, self._writing = [], True
-                try:
-                    await trio.to_thread.run_sync(self._write_durably, lines)
-                except OSError:
-                    # The kernel may have dropped what it could not write: all of it once more.
-                    self._pending = [*self._written, *lines, *self._pending]
-                    self._written, self.size = [], self._durable_size
-                    raise
-                finally:
-                    self._writing = False
-                self._written, self._durable_size = [], self.size
-                self._synced = upto
-                self.flush()
+                await self._sync([], None)
 
-    def _write_durably(self, lines: list[bytes]) -> None:
+    async def sync_behind(self, first: Callable[[], None], last: Record) -> None:
+        """Call `first` in a thread, then sync all that was appended, and `last` behind it.
+
+        Errors: those of `first`, and OSError of the disk; then `last` was not appended.
+        """
+        async with self._lock:
+            await self._sync([encode_record(last)], first)
+
+    async def _sync(self, behind: list[bytes], first: Callable[[], None] | None) -> None:
+        lines, upto = self._pending, self._queued
+        self._pending, self._writing = [], True
+        try:
+            await trio.to_thread.run_sync(self._write_durably, [*lines, *behind], first)
+        except BaseException:
+            # The kernel may have dropped what it could not write: all of it once more.
+            self._pending = [*self._written, *lines, *self._pending]
+            self._written, self.size = [], self._durable_size
+            raise
+        finally:
+            self._writing = False
+        self._written, self._durable_size = [], self.size
+        self._synced = upto
+        self.flush()
+
+    def _write_durably(self, lines: list[bytes], first: Callable[[], None] | None) -> None:
+        if first is not None:
+            first()
         if lines and self._durable_size > len(self._header):
             lines = [encode_record({_MARK: self._durable_size}), *lines]
         self._write(lines)
@@ -263,6 +277,30 @@ class RecordLog:
             self._written, self._durable_size, self._filled = [], self.size, self.size
             self._synced = max(self._synced, upto)
             self.flush()
+
+    async def shorten(self, shorter: Shorter, ready: Callable[[], bool]) -> None:
+        """Replace the whole log, atomically, by what `shorter` makes of its records in a thread.
+
+        Shape: `ready` is called when nothing is being written; what is appended after it comes
+        behind. Errors: OSError of the disk; the old log stands.
+        """
+        async with self._lock:
+            self.flush()
+            if not ready():
+                return
+            upto, self._writing = self._queued, True
+            try:
+                await trio.to_thread.run_sync(self._shorten, shorter)
+            finally:
+                self._writing = False
+            self._written, self._durable_size, self._filled = [], self.size, self.size
+            self._synced = max(self._synced, upto)
+            self.flush()
+
+    def _shorten(self, shorter: Shorter) -> None:
+        data = os.pread(self._fd, self.size, 0)
+        records, _ = read_log(data, self._kind, self._path)
+        self._replace(self._header + b"".join(encode_record(one) for one in shorter(records)))
 
     def _replace(self, data: bytes) -> None:
         fresh = self._path.with_name(self._path.name + ".new")
