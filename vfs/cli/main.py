@@ -37,12 +37,12 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ls": "List what is below a URL.",
         "stat": "Describe one object.",
         "rm": "Remove objects.",
+        "recover": "Deal with what a mount left behind that is not stored.",
         "config": "Check or show the configuration.",
     }
 )
 LATER = (
     "doctor",
-    "recover",
     "warm",
     "evict",
     "sync",
