@@ -284,7 +284,7 @@ def test_an_option_of_the_environment_is_checked_like_any_other(local):
     assert "VFS_MEMORY" in line
 
 
-LATER_VALUES = {"fsync": "local", "layout": "chunked", "attributes": "metadata"}
+LATER_VALUES = {"layout": "chunked", "attributes": "metadata"}
 
 
 def test_everything_of_a_later_version_is_refused_and_never_ignored(local):
