@@ -28,9 +28,10 @@ from vfs.layout.base import FileVersion
 from vfs.names import encode
 from vfs.spans import SpanSet
 from vfs.stage.disk import read_exactly, stage_error, write_exactly
+from vfs.stage.holes import is_zero
 from vfs.store.base import Store
 from vfs.tasks import open_tasks
-from vfs.values import MIB, Key, Span
+from vfs.values import KIB, MIB, Key, Span
 
 VERSION = 1
 SPANS_SUFFIX = ".spans.json"
@@ -38,6 +39,9 @@ SPANS_SUFFIX = ".spans.json"
 PIECE_BYTES = 8 * MIB
 """One ranged read of the base version."""
 PIECES_AT_ONCE = 4
+
+GRAIN_BYTES = 64 * KIB
+"""Zeros of that length become holes."""
 
 Advance = Callable[[int], None]
 """Told how many more bytes are written."""
@@ -198,8 +202,11 @@ class _Target:
         self._write(span, data)
 
     def _write(self, span: Span, data: bytes | bytearray) -> None:
-        if data.count(0) < len(data):  # else it is a hole already
-            write_exactly(self._fd, span.start, memoryview(data))
+        view = memoryview(data)
+        for part in Span(0, span.size).pieces(GRAIN_BYTES):
+            piece = view[part.start : part.stop]
+            if not is_zero(piece):  # else it is a hole already
+                write_exactly(self._fd, span.start + part.start, piece)
         self._written.append((span, hashlib.sha256(data).digest()))
 
     async def finish(self) -> None:
