@@ -115,11 +115,17 @@ class Committer:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
             await trio.sleep(TEND_S)
-            for content, state in list(self._states.items()):
-                if content.needs_commit:
-                    content.journal.note()
-                    if self.local and not state.running and content.is_due:
-                        self.start(content)
+            for content in list(self._states):
+                try:
+                    self._tend(content)
+                except Exception:  # one file's trouble, never the mount's
+                    log.exception("looking after %r failed unexpectedly", content.owner.key)
+
+    def _tend(self, content: Content) -> None:
+        if content.needs_commit:
+            content.journal.note()
+            if self.local and not self._states[content].running and content.is_due:
+                self.start(content)
 
     async def store(self, content: Content) -> None:
         """Return when the store holds every change made before the call.

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 from weakref import WeakSet
@@ -28,7 +29,7 @@ from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error
 from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
 from vfs.stage.journal import StagedState
-from vfs.stage.records import RecordLog
+from vfs.stage.records import RecordLog, sync_directory
 from vfs.values import MIB
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,9 @@ class Stage:
         """
         try:
             self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for made in (self.path, self.path.parent, self.path.parent.parent):
+                with suppress(PermissionError):  # of a parent that is not ours
+                    sync_directory(made)  # or a power cut takes the stage with all that is in it
             self._take_lock()
         except PermissionError as error:
             raise DeniedError(

@@ -9,12 +9,12 @@ by `vfs.tree.recovery`.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import trio
 
-from vfs.errors import MetadataError
+from vfs.errors import MetadataError, VfsError
 from vfs.layout.base import FileVersion
 from vfs.stage.file import StagedFile
 from vfs.stage.journal import StagedState
@@ -49,7 +49,12 @@ async def take_up(
             continue
         move = _claim(open_decisions, "move", state.base, target_of=state.key)
         buried = _claim(open_decisions, "unlink", state.replaces)
-        await _Resumed(fs, staged, state).go_on(move)
+        try:
+            await _Resumed(fs, staged, state).go_on(move)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("%s cannot be taken up, left alone: %r", staged.path, error)
+            staged.preserved = True
+            continue
         if buried is not None:  # its object is replaced by the next commit
             await fs.context.journal.done(number(buried, "id"))
     return open_decisions
@@ -95,20 +100,28 @@ class _Resumed:
         node = self._node(state)
         content = self._context.content(node)
         content.take_up(self._staged, state)
-        await self._staged.settle_log()
+        await self._keep(self._staged.settle_log)
         if elsewhere:
             content.journal.retarget()
             with trio.move_on_after(ABORT_S):
                 await content.retarget()
         if move is not None:
             self._resume_move(node, move)
-        await content.persist()
+        await self._keep(content.persist)
         log.info(
             "%r: %.1f MiB that an earlier mount has not stored are taken up",
             state.key,
             self._staged.dirty.size / MIB,
         )
         self._context.committer.start(content)
+
+    @staticmethod
+    async def _keep(step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except VfsError as error:
+            # It is as safe as it was, and storing it is what makes room on a full disk.
+            log.warning("the journal of what is taken up: %s", error.message)
 
     def _node(self, state: StagedState) -> Node:
         """Hang a file where its journal says, with directories that nobody has looked up yet."""
