@@ -378,6 +378,13 @@ def test_a_stage_directory_on_a_read_only_file_system_is_denied(local):
         refused(local, code=DENIED, says=str(base), options=(f"stage_dir={base}",))
 
 
+def test_a_stage_in_memory_is_refused_with_fsync_local(local):
+    base = local.base / "memory"
+    with tmpfs(base, "size=1G"):
+        options = (f"stage_dir={base}/stage", "fsync=local")
+        refused(local, code=USAGE, says=f"{base}/stage is on a tmpfs", options=options)
+
+
 def test_a_stage_that_is_full_is_refused(local):
     base = local.base / "tiny"
     with tmpfs(base, "size=256k"):

@@ -47,6 +47,16 @@ def find_entry(mountpoint: Path) -> MountEntry | None:
     return at[-1] if at else None
 
 
+def containing(path: Path) -> MountEntry | None:
+    """Return the mount that a path without links lies in, also one that is not there yet."""
+    text = os.fsdecode(MOUNTINFO.read_bytes())
+    around = {path, *path.parents}
+    found = [entry for entry in parse_mountinfo(text) if entry.mountpoint in around]
+    deepest = max((len(entry.mountpoint.parts) for entry in found), default=0)
+    at = [entry for entry in found if len(entry.mountpoint.parts) == deepest]
+    return at[-1] if at else None
+
+
 def resolve(mountpoint: Path) -> Path:
     """Return the path without links.
 

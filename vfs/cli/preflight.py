@@ -10,12 +10,13 @@ import stat
 from pathlib import Path
 
 from vfs.cli.client import find_mount
-from vfs.cli.mounts import find_entry, is_dead
+from vfs.cli.mounts import containing, find_entry, is_dead
 from vfs.config import MountSpec, local_path
 from vfs.errors import BusyError, ConfigError, DeniedError, NotFoundError, VfsError
-from vfs.runtime import is_alive
+from vfs.runtime import is_alive, real_mountpoint
 
 FUSE_DEVICE = Path("/dev/fuse")
+MEMORY_KINDS = {"tmpfs", "ramfs", "devtmpfs"}
 FUSE_CONF = Path("/etc/fuse.conf")
 
 
@@ -28,6 +29,7 @@ def check_mount(spec: MountSpec, mountpoint: Path) -> None:
     check_mountpoint(mountpoint)
     check_apart(spec, mountpoint)
     check_stage(spec)
+    check_durable(spec)
     check_device()
     if os.getuid() != 0:
         check_user(allow_other=spec.config.mount.allow_other)
@@ -105,6 +107,19 @@ def check_stage(spec: MountSpec) -> None:
     if stage in store.parents:
         raise ConfigError(
             f"the store {places['store']} is inside the stage {places['stage']}; {remedy}"
+        )
+
+
+def check_durable(spec: MountSpec) -> None:
+    """Refuse to promise that bytes in memory survive a power cut."""
+    stage = spec.config.stage
+    if stage.fsync != "local" or spec.config.tree.ro:
+        return
+    entry = containing(real_mountpoint(stage.stage_dir))
+    if entry is not None and entry.kind in MEMORY_KINDS:
+        raise ConfigError(
+            f"the stage {stage.stage_dir} is on a {entry.kind}, which a power cut empties, and"
+            " fsync=local promises that it does not: choose another with stage_dir, or fsync=remote"
         )
 
 

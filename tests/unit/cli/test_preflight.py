@@ -162,3 +162,18 @@ def test_the_command_ends_with_the_right_code(arguments, code, message, vfs, run
     outcome = vfs("mount", *(argument.format(tmp=tmp_path) for argument in arguments))
     assert (outcome.code, message in outcome.err) == (code, True), outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_promise_that_a_power_cut_breaks_is_refused(monkeypatch, tmp_path):
+    made = []
+
+    def containing(path):
+        made.append(path)
+        return MountEntry(tmp_path, "tmpfs", "none")
+
+    monkeypatch.setattr(preflight, "containing", containing)
+    with pytest.raises(ConfigError, match="is on a tmpfs.* fsync=remote"):
+        preflight.check_durable(spec("mem://x", f"stage_dir={tmp_path}/s", "fsync=local"))
+    assert made == [tmp_path / "s"]
+    preflight.check_durable(spec("mem://x", f"stage_dir={tmp_path}/s"))
+    preflight.check_durable(spec("mem://x", f"stage_dir={tmp_path}/s", "fsync=local", "ro"))
