@@ -172,7 +172,7 @@ def test_a_promise_that_a_power_cut_breaks_is_refused(monkeypatch, tmp_path):
         return MountEntry(tmp_path, "tmpfs", "none")
 
     monkeypatch.setattr(preflight, "containing", containing)
-    with pytest.raises(ConfigError, match="is on a tmpfs.* fsync=remote"):
+    with pytest.raises(ConfigError, match=r"is on a tmpfs.* fsync=remote"):
         preflight.check_durable(spec("mem://x", f"stage_dir={tmp_path}/s", "fsync=local"))
     assert made == [tmp_path / "s"]
     preflight.check_durable(spec("mem://x", f"stage_dir={tmp_path}/s"))
