@@ -5,6 +5,7 @@ A condition or call that the features of a store do not promise must be refused,
 
 import contextlib
 import itertools
+from hashlib import sha256
 
 import pytest
 import trio
@@ -738,6 +739,24 @@ async def test_a_part_of_the_same_number_replaces_the_earlier(uploads):
     assert again.number == first.number
     info = await uploads.finish_upload(upload, [first, second])
     assert await get(uploads, info) == bytes(size) + data(size, 2)
+
+
+async def test_a_part_carries_the_sha256_of_the_bytes_that_were_sent(uploads):
+    size = part_bytes(uploads)
+    contents = [data(size, 1), bytes(size), data(17, 3)]
+    upload = await uploads.begin_upload(KEY)
+    parts = await upload_all(uploads, upload, contents)
+    assert [part.sha256 for part in parts] == [sha256(content).hexdigest() for content in contents]
+    await uploads.abort_upload(upload)
+
+
+async def test_a_copied_range_has_no_sha256(patches):
+    size = part_bytes(patches)
+    source = await put(patches, OTHER, data(2 * size))
+    upload = await patches.begin_upload(KEY)
+    part = await patches.copy_part(upload, 1, source.pin, Span(0, size), offset=0)
+    assert part.sha256 is None
+    await patches.abort_upload(upload)
 
 
 async def test_a_part_that_was_replaced_cannot_be_finished_with(uploads):

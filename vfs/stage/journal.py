@@ -9,7 +9,7 @@
     {"op": "commit", "id", "since"}         before a commit's first request, at its frozen state
     {"op": "upload", "upload_id", "key", "commit"}      before its first part is sent
     {"op": "sending", "number"}             a part that the store may have, whatever it holds
-    {"op": "part",   "number", "tag", "size", "start", "boot"}
+    {"op": "part",   "number", "tag", "size", "start", "boot", "sha256"}    the last where known
     {"op": "stored", "base"}                the commit has taken effect
     {"op": "gone"}                          nothing of it is wanted any more
 
@@ -209,7 +209,7 @@ def sending_record(number: int) -> Record:
 
 def part_record(part: Part, span: Span, boot: str | None) -> Record:
     """Return the record of a part that the store has: `boot` as in `write_record`."""
-    return {
+    record: Record = {
         "op": "part",
         "number": part.number,
         "tag": part.tag,
@@ -217,6 +217,7 @@ def part_record(part: Part, span: Span, boot: str | None) -> Record:
         "start": span.start,
         "boot": boot,
     }
+    return record if part.sha256 is None else {**record, "sha256": part.sha256}
 
 
 def stored_record(base: FileVersion) -> Record:
@@ -296,7 +297,10 @@ def _apply_upload(state: StagedState, record: Record) -> StagedState:
             others = tuple(one for one in state.parts if one[0].number != this)
             return replace(state, sent=state.sent | {this}, parts=others)
         case "part":
-            part = Part(number(record, "number"), text(record, "tag"), number(record, "size"))
+            sha256 = text(record, "sha256") if "sha256" in record else None
+            part = Part(
+                number(record, "number"), text(record, "tag"), number(record, "size"), sha256
+            )
             start = number(record, "start")
             return replace(state, parts=(*state.parts, (part, Span(start, start + part.size))))
         case other:

@@ -25,6 +25,9 @@ COMMIT_ID = "vfs-commit"
 It settles a lost reply: an object that carries the id we sent is the one we wrote.
 """
 
+SHA256 = "sha256"
+"""User metadata key of the SHA-256 of all bytes of an object, in hex, where its writer knew it."""
+
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -53,6 +56,8 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=_no_metadata)
     version_id: str | None = None
     storage_class: str = ""
+    # Told by a look at the object after it was written, not by the answer to what wrote it.
+    looked: bool = field(default=False, compare=False)
 
     @property
     def pin(self) -> ObjectVersion:
@@ -149,6 +154,7 @@ class Part:
     number: int
     tag: str  # what finish_upload must repeat: the part's ETag or block id
     size: int
+    sha256: str | None = None  # hex digest of the bytes that were sent; None for a copied range
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ every call is one step that no other task can look into.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -315,7 +316,9 @@ class MemoryStore(Store):
         self, upload: Upload, number: int, body: Body, *, offset: int | None = None
     ) -> Part:
         await trio.lowlevel.checkpoint()
-        return self._put_part("upload_part", upload, number, body.size, lambda: _bytes_of(body))
+        part = self._put_part("upload_part", upload, number, body.size, lambda: _bytes_of(body))
+        sent = self._open_upload("upload_part", upload).parts[number][1]
+        return dataclasses.replace(part, sha256=hashlib.sha256(sent).hexdigest())
 
     @override
     async def copy_part(

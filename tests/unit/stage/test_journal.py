@@ -141,6 +141,14 @@ def test_parts_of_an_upload_count_until_their_bytes_change():
     )
 
 
+def test_the_sha256_of_a_part_is_known_after_a_restart():
+    part = Part(1, "t1", 10, "ab" * 32)
+    upload = {"op": "upload", "upload_id": "u1", "key": "vm/disk", "commit": "c0ffee"}
+    state = state_of(upload, part_record(part, Span(10, 20), BOOT))
+    assert state.parts == ((part, Span(10, 20)),)
+    assert "sha256" not in part_record(Part(1, "t1", 10), Span(10, 20), BOOT)
+
+
 def test_a_renamed_file_is_stored_under_its_new_name():
     about = {"mode": 33152}
     state = state_of(

@@ -25,7 +25,16 @@ from vfs.store.backend.local_files import Files
 from vfs.store.backend.local_list import Lister
 from vfs.store.backend.local_tree import Tree
 from vfs.store.backend.local_upload import PartGoneError, Places
-from vfs.store.base import ABSENT, Body, BytesBody, Condition, Part, Properties, Upload
+from vfs.store.base import (
+    ABSENT,
+    SHA256,
+    Body,
+    BytesBody,
+    Condition,
+    Part,
+    Properties,
+    Upload,
+)
 from vfs.values import MIB, Key, Span
 
 KEY = Key("vm/disk.img")
@@ -553,3 +562,16 @@ async def test_descriptors_are_given_back(root):
     await store.list(Key(""), limit=150)
     await store.aclose()
     assert open_descriptors() < before
+
+
+async def test_a_sha256_counts_only_for_the_bytes_that_it_was_written_with(store, root):
+    sha256 = "ab" * 32
+    await store.write(KEY, BytesBody(b"content"), properties=Properties({SHA256: sha256}))
+    assert (await store.head(KEY)).metadata == {SHA256: sha256}
+    moved = await store.move((await store.head(KEY)).pin, Key("moved"))
+    copied = await store.copy(moved.pin, KEY)
+    assert copied.metadata == moved.metadata == {SHA256: sha256}
+    with (root / KEY).open("r+b") as file:
+        file.write(b"C")
+    assert (await store.head(KEY)).metadata == {}
+    assert (await store.copy((await store.head(KEY)).pin, Key("copy"))).metadata == {}

@@ -10,6 +10,7 @@ what other programs change in place shows by the times, as finely as the kernel 
 metadata are extended attributes (`user.vfs.NAME`).
 """
 
+import hashlib
 import os
 import re
 import secrets
@@ -210,8 +211,10 @@ class LocalStore(Store):
     async def upload_part(
         self, upload: Upload, number: int, body: Body, *, offset: int | None = None
     ) -> Part:
-        def fill(fd: int, places: Places, start: int) -> None:
-            local_disk.write_body(fd, body, start, partial(_pause_part, places))
+        def fill(fd: int, places: Places, start: int) -> str:
+            digest = hashlib.sha256()
+            local_disk.write_body(fd, body, start, partial(_pause_part, places), digest)
+            return digest.hexdigest()
 
         work = partial(self._place, "upload_part", upload, (number, offset, body.size), fill)
         return await self._run("upload_part", upload.key, self._threads.writes, work)
@@ -296,7 +299,7 @@ class LocalStore(Store):
         operation: str,
         upload: Upload,
         part: tuple[int, int | None, int],
-        fill: Callable[[int, Places, int], None],
+        fill: Callable[[int, Places, int], str | None],
     ) -> Part:
         number, offset, size = part
         if offset is None:
@@ -311,8 +314,8 @@ class LocalStore(Store):
             self._opened(operation, upload) as (_, fd),
             places.writing(Span(offset, offset + size)) as tag,
         ):
-            fill(fd, places, offset)
-        return Part(number, tag, size)
+            sha256 = fill(fd, places, offset)
+        return Part(number, tag, size, sha256)
 
     def _finish(self, upload: Upload, parts: Sequence[Part], condition: Condition) -> ObjectInfo:
         places = self._uploads.places(upload.upload_id)

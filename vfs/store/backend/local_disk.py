@@ -5,12 +5,13 @@ Nothing here knows keys or conditions. All of it blocks; all of it is called in 
 
 import ctypes
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vfs.clock import wall_ns
-from vfs.store.base import Body
+from vfs.store.base import SHA256, Body
 from vfs.values import MIB, Span, Version
 
 PIECE_BYTES = MIB
@@ -19,6 +20,7 @@ COPY_BYTES = 64 * MIB
 
 _ZEROS = bytearray(PIECE_BYTES)  # never written to
 _XATTR_PREFIX = "user.vfs."
+_SHA256_OF = "sha256-of"  # the modification time, in ns, of the bytes that the sha256 is of
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
@@ -94,16 +96,24 @@ def read_all(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
     return total
 
 
-def write_body(fd: int, body: Body, offset: int, pause: Callable[[], None]) -> None:
+def write_body(
+    fd: int,
+    body: Body,
+    offset: int,
+    pause: Callable[[], None],
+    digest: "hashlib._Hash | None" = None,
+) -> None:
     """Write a body to a place in a file; whole pieces of zeros become holes.
 
-    `pause` is called between pieces and may raise to give up.
+    `pause` is called between pieces and may raise to give up; `digest` is fed all bytes.
     """
     buffer = bytearray(min(PIECE_BYTES, body.size))
     view = memoryview(buffer)
     for piece in Span(0, body.size).pieces(PIECE_BYTES):
         pause()
         body.read_into(piece.start, view[: piece.size])
+        if digest is not None:
+            digest.update(view[: piece.size])
         # Comparing costs 12 us per MiB; only whole pieces, which compare as one memcmp.
         if piece.size == PIECE_BYTES and buffer == _ZEROS:
             fill_zeros(fd, piece.shift(offset))
@@ -190,13 +200,33 @@ def get_metadata(fd: int) -> dict[str, str]:
     """Return the user metadata that is kept with an open file."""
     try:
         found = [name for name in os.listxattr(fd) if name.startswith(_XATTR_PREFIX)]
-        return {
+        metadata = {
             name.removeprefix(_XATTR_PREFIX): os.getxattr(fd, name).decode("utf-8", "replace")
             for name in found
         }
     except OSError as error:
         if error.errno in {errno.EOPNOTSUPP, errno.ENODATA}:
             return {}
+        raise
+    made_for = metadata.pop(_SHA256_OF, None)
+    if SHA256 in metadata and made_for != str(os.fstat(fd).st_mtime_ns):
+        # A program that writes in place leaves the digest of what was there before.
+        del metadata[SHA256]
+    return metadata
+
+
+def bind_sha256(fd: int) -> None:
+    """Let the digest in the metadata of a stamped file count for what it holds now, only."""
+    if _XATTR_PREFIX + SHA256 in _list_attributes(fd):
+        os.setxattr(fd, _XATTR_PREFIX + _SHA256_OF, str(os.fstat(fd).st_mtime_ns).encode())
+
+
+def _list_attributes(fd: int) -> list[str]:
+    try:
+        return os.listxattr(fd)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []
         raise
 
 

@@ -156,6 +156,7 @@ class Files:
         if properties is not None:
             local_disk.set_metadata(fd, properties.metadata)
         local_disk.stamp(fd)
+        local_disk.bind_sha256(fd)
         os.fsync(fd)
         metadata = local_disk.get_metadata(fd)
         with ExitStack() as stack:

@@ -96,7 +96,8 @@ class S3Store(Store):
     async def head(self, key: Key) -> ObjectInfo:
         doing = self._doing("head", key)
         work = partial(self._requests.head, key, doing)
-        return (await run_abandonable(self._threads.control, work)).info
+        info = (await run_abandonable(self._threads.control, work)).info
+        return dataclasses.replace(info, looked=True)
 
     @override
     async def list(

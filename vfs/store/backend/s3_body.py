@@ -1,5 +1,6 @@
 """A body as the SDK wants it: a file."""
 
+import hashlib
 import io
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ _PIECE_BYTES = 256 * KIB
 class BodyFile(io.RawIOBase):
     """A body as the SDK wants it: it reads it twice, for the signature and to send it."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, *, hashed: bool = False) -> None:
         self._body = body
         self._position = 0
+        # Of the first pass over all the bytes: the SDK does not show its own.
+        self._digest = hashlib.sha256() if hashed else None
+        self._hashed = 0
         self._failure: Exception | None = None
         self._buffer = memoryview(bytearray(min(body.size, _PIECE_BYTES)))
 
@@ -31,6 +35,12 @@ class BodyFile(io.RawIOBase):
             if self._failure is not None:
                 raise self._failure from None
             raise
+
+    def sha256(self) -> str | None:
+        """Return the digest of all the bytes, in hex; None before they were read in order."""
+        if self._digest is None or self._hashed != self._body.size:
+            return None
+        return self._digest.hexdigest()
 
     @override
     def readable(self) -> bool:
@@ -77,5 +87,15 @@ class BodyFile(io.RawIOBase):
             except Exception as error:
                 self._failure = error
                 raise
+            self._hash(view[:size])
             self._position += size
         return max(0, size)
+
+    def _hash(self, view: memoryview) -> None:
+        if self._digest is None or self._hashed == self._body.size:
+            return
+        if self._position == 0:
+            self._digest, self._hashed = hashlib.sha256(), 0
+        if self._position == self._hashed:
+            self._digest.update(view)
+            self._hashed += view.nbytes

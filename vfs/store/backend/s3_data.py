@@ -105,7 +105,7 @@ class WireData:
                 target, signed = self._sign("PUT", upload.key, query, {}, digest)
             request = PutRequest(target, signed, upload.key)
             head = self._uploads.put(request, body, refuse, exchange)
-            return Part(number, head.fields["etag"], body.size)
+            return Part(number, head.fields["etag"], body.size, digest)
 
         return await run_interruptible(limiter, work, exchange.interrupt)
 

@@ -255,7 +255,7 @@ class S3Requests:
 
     def upload_part(self, upload: Upload, number: int, body: Body, doing: Doing) -> Part:
         """PUT a part."""
-        file = BodyFile(body)
+        file = BodyFile(body, hashed=True)
         with translated(doing), file.failing_as_itself():
             said = self._client.upload_part(
                 Bucket=self._bucket,
@@ -265,7 +265,7 @@ class S3Requests:
                 Body=cast("IO[bytes]", file),
                 **self._payer,
             )
-            return Part(number, said["ETag"], body.size)
+            return Part(number, said["ETag"], body.size, file.sha256())
 
     def copy_part(
         self,
