@@ -22,6 +22,7 @@ from vfs.errors import BusyError
 from vfs.file.committer import Committer, open_committer
 from vfs.fuse.session import device_of
 from vfs.layout.base import Layout
+from vfs.layout.digests import Digests
 from vfs.layout.plain import PlainLayout
 from vfs.metrics import Metrics
 from vfs.runtime import is_alive, list_records, runtime_directory
@@ -61,6 +62,7 @@ class Mount:
     metrics: Metrics
     cache: RamCache
     conflicts: Conflicts
+    digests: Digests | None = None  # None on a read-only mount
     limits: Bandwidth = field(default_factory=Bandwidth)
 
 
@@ -93,7 +95,13 @@ async def open_tree(
     """Build a tree on a probed store and an open stage; finish what a crash left undone."""
     async with AsyncExitStack() as stack:
         records = stage.names.open()
-        layout = PlainLayout(store, part_bytes=config.tree.part_size)
+        digests = None if config.tree.ro else Digests(store)
+        layout = PlainLayout(
+            store,
+            part_bytes=config.tree.part_size,
+            digests=digests,
+            verify_uploads=config.tree.verify_uploads,
+        )
         share, whole = CACHE_SHARE
         cache = RamCache(config.cache.memory * share // whole, config.cache.block_size)
         fetcher = await stack.enter_async_context(open_fetcher(cache, layout.read_into))
@@ -116,7 +124,7 @@ async def open_tree(
         committer.on_conflict = conflicts.lose
         if not config.tree.ro:
             await recover(fs, await take_up(fs, await stage.take_up(), unfinished))
-        yield Mount(fs, store, metrics, cache, conflicts)
+        yield Mount(fs, store, metrics, cache, conflicts, digests)
         nursery.cancel_scope.cancel()
 
 

@@ -101,6 +101,8 @@ class _Daemon:
         async with open_tasks() as nursery:
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(self._uploader.run)
+            if self._mount.digests is not None:
+                nursery.start_soon(self._mount.digests.run)
             nursery.start_soon(self._become_ready, ready)
             await session.serve()
             if self._report.state == "starting":
@@ -109,6 +111,8 @@ class _Daemon:
             await self._mount.fs.files.close_all()
             with self._draining:
                 await self._drain(self._spec.config.daemon.stop_wait)
+                if self._mount.digests is not None:
+                    await self._mount.digests.drain()
             if not self._report.is_clean:
                 await self._context.committer.persist()
                 log.error(

@@ -6,6 +6,10 @@ that the target is still what the writer began with. Where the store ignores tha
 target is looked at before and after instead, and where it does not pin the source of a range copy
 the base is looked at after the last copy: what is left is a window, named in docs/stores.md, never
 a mixture.
+
+What was stored is looked at once more after every upload in parts: its size, its commit id and its
+version. With `verify_uploads` the bytes that were sent are read back as well and compared with the
+digests of what was sent; what differs is sent again.
 """
 
 import secrets
@@ -14,15 +18,19 @@ from collections.abc import Mapping, Sequence
 import trio
 from typing_extensions import override
 
-from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
+from vfs.errors import ConflictError, CorruptError, NotFoundError, StaleError, VfsError
 from vfs.layout import parts
 from vfs.layout.base import Begun, Content, Draft, FileVersion, UploadLog
+from vfs.layout.digest import Digest, Leaf
+from vfs.layout.digests import Digests
 from vfs.layout.parts import SentPart, SentParts, Step
+from vfs.layout.read_back import read_back
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
     ANY,
     COMMIT_ID,
+    SHA256,
     Body,
     Condition,
     ObjectInfo,
@@ -55,6 +63,8 @@ class PlainDraft(Draft):
         part_bytes: int | None,
         log: UploadLog,
         begun: Begun | None = None,
+        digests: Digests | None = None,
+        verify: bool = False,
     ) -> None:
         self.commit_id = secrets.token_hex(16) if begun is None else begun.commit_id
         self._store = store
@@ -63,6 +73,8 @@ class PlainDraft(Draft):
         self._replaces = replaces
         self._part_bytes = part_bytes
         self._log = log
+        self._digests = digests
+        self._verify = verify
         self._rules = store.features.parts
         self._grid: parts.Grid | None = None
         self._upload: Upload | None = None
@@ -163,17 +175,38 @@ class PlainDraft(Draft):
 
     async def _commit(self, content: Content) -> FileVersion:
         try:
-            info = await self._put(content)
+            info, digest = await self._put(content)
         except NotFoundError as error:
             if self._upload is None or not error.key:
                 raise
             await self._check_base()
             # The upload was aborted behind our back or has expired: everything is still staged.
             self._forget_upload()
-            info = await self._put(content)
-        return FileVersion.of(info)
+            info, digest = await self._put(content)
+        version = FileVersion.of(info)
+        try:
+            if info.size != content.size:
+                raise CorruptError(
+                    f"the store has {info.size} bytes where {content.size} were sent",
+                    key=self._target,
+                )
+            if self._verify:
+                await read_back(self._store, version, digest)
+        except VfsError:
+            # It is there all the same: the next attempt replaces it, and may copy what it does not
+            # send from it as well as from the base, which is not there any more.
+            self._base = self._replaces = version
+            raise
+        self._note(version, digest, in_metadata=SHA256 in info.metadata)
+        return version
 
-    async def _put(self, content: Content) -> ObjectInfo:
+    def _note(self, version: FileVersion, digest: Digest, *, in_metadata: bool) -> None:
+        if self._digests is not None:
+            self._digests.stored(version, digest, self._base, in_metadata=in_metadata)
+            if in_metadata and self._replaces and self._replaces.size > WRITE_BYTES:
+                self._digests.removed(self._target)
+
+    async def _put(self, content: Content) -> tuple[ObjectInfo, Digest]:
         features = self._store.features
         small = content.size <= min(WRITE_BYTES, self._rules.max_write_bytes)
         if not content.size:
@@ -183,19 +216,24 @@ class PlainDraft(Draft):
         if self._upload is None and not content.changed and self._base is not None:
             whole = await self._copy_whole(content)
             if whole is not None:
-                return whole
-        return await self._finish(content, await self._send_all(content))
+                return whole, Digest.copied(content.size)
+        sent = await self._send_all(content)
+        leaves = [Leaf(step.span, part.sha256, step.copy) for step, part in sent]
+        return await self._finish([part for _, part in sent]), Digest.of(content.size, leaves)
 
-    async def _write_whole(self, content: Content) -> ObjectInfo:
+    async def _write_whole(self, content: Content) -> tuple[ObjectInfo, Digest]:
         features = self._store.features
         native = features.write_if_version if self._replaces else features.write_if_absent
         body = await content.body(Span(0, content.size))
-        properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
+        sha256 = (await trio.to_thread.run_sync(body.sha256)).hex()
+        own = {COMMIT_ID: self.commit_id, SHA256: sha256}
+        properties = Properties({**self._metadata, **own})
         condition = await self._condition(native=native)
-        return await self._settled(
+        info = await self._settled(
             await self._store.write(self._target, body, condition=condition, properties=properties),
             native=native,
         )
+        return info, Digest.whole(content.size, sha256)
 
     async def _copy_whole(self, content: Content) -> ObjectInfo | None:
         """Make the target from the untouched base in one request, where that is safe."""
@@ -218,7 +256,7 @@ class PlainDraft(Draft):
             native=native,
         )
 
-    async def _send_all(self, content: Content) -> list[Part]:
+    async def _send_all(self, content: Content) -> list[tuple[Step, Part]]:
         """Send what the plan lacks and return the parts to finish with."""
         features = self._store.features
         clean = EMPTY
@@ -245,7 +283,7 @@ class PlainDraft(Draft):
                 nursery.start_soon(work)
         if self._has_copies and not features.copy_part_pins_source:
             await self._check_base()
-        return [done[number] for number in sorted(done)]
+        return [(step, done[step.number]) for step in plan]
 
     def _plan(self, content: Content, clean: SpanSet) -> list[Step]:
         if self._grid is None:
@@ -280,18 +318,13 @@ class PlainDraft(Draft):
         if now is None or now.version != base.pin.version:
             raise StaleError("somebody else has written the file meanwhile", key=base.pin.key)
 
-    async def _finish(self, content: Content, sent: list[Part]) -> ObjectInfo:
+    async def _finish(self, sent: list[Part]) -> ObjectInfo:
         features = self._store.features
         native = features.finish_if_version if self._replaces else features.finish_if_absent
         condition = await self._condition(native=native)
         info = await self._store.finish_upload(await self._begun(), sent, condition=condition)
         self._forget_upload()
-        if info.size != content.size:
-            raise ConflictError(
-                f"the store has {info.size} bytes where {content.size} were sent",
-                key=self._target,
-            )
-        return await self._settled(info, native=native)
+        return await self._settled(info, native=native, proved=False)
 
     async def _condition(self, *, native: bool) -> Condition:
         """Return what the store is to check; check it here where the store cannot."""
@@ -310,14 +343,27 @@ class PlainDraft(Draft):
             raise ConflictError("somebody else has written it meanwhile", key=self._target)
         return ANY
 
-    async def _settled(self, info: ObjectInfo, *, native: bool) -> ObjectInfo:
-        """Look at the target once more where the store did not check the condition itself."""
-        if native:
+    async def _settled(self, info: ObjectInfo, *, native: bool, proved: bool = True) -> ObjectInfo:
+        """Look at what is there, unless somebody has, or the answer says it all.
+
+        It does (`proved`) where one request has carried all bytes; and where the store did not
+        check the condition, somebody else may have come between.
+        """
+        if info.looked or (native and proved):
             return info
-        now = await self._store.head(self._target)
-        if now.version != info.version:
-            raise ConflictError("somebody else has written it meanwhile", key=self._target)
-        return now
+        try:
+            now = await self._store.head(self._target)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            now = None
+        if now is not None and now.version == info.version:
+            return now
+        if now is not None and now.metadata.get(COMMIT_ID) == self.commit_id:
+            return now  # ours; some services name a version in another way when it is made
+        if native:
+            return info  # the condition held: it is somebody's next version
+        raise ConflictError("somebody else has written it meanwhile", key=self._target)
 
     @override
     async def landed(self) -> FileVersion | None:

@@ -24,7 +24,8 @@ from vfs.layout.base import (
     Layout,
     UploadLog,
 )
-from vfs.layout.commit import PlainDraft
+from vfs.layout.commit import WRITE_BYTES, PlainDraft
+from vfs.layout.digests import Digests
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -73,9 +74,18 @@ class _Untouched(Content):
 class PlainLayout(Layout):
     """Files as objects of the same name."""
 
-    def __init__(self, store: Store, *, part_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        part_bytes: int | None = None,
+        digests: Digests | None = None,
+        verify_uploads: bool = False,
+    ) -> None:
         self._store = store
         self._part_bytes = part_bytes
+        self._digests = digests
+        self._verify_uploads = verify_uploads
 
     @override
     def check_size(self, size: int) -> None:
@@ -176,10 +186,17 @@ class PlainLayout(Layout):
             part_bytes=self._part_bytes,
             log=log,
             begun=begun,
+            digests=self._digests,
+            verify=self._verify_uploads,
         )
 
     @override
     async def remove(self, file: FileVersion, *, whichever: bool = False) -> None:
+        await self._remove(file, whichever=whichever)
+        if self._digests is not None and file.size > WRITE_BYTES:
+            self._digests.removed(file.pin.key)
+
+    async def _remove(self, file: FileVersion, *, whichever: bool) -> None:
         key = file.pin.key
         if whichever:
             await self._store.remove([key])
@@ -204,8 +221,11 @@ class PlainLayout(Layout):
         features = self._store.features
         condition = Condition(if_version=replaces.pin.version) if replaces else ABSENT
         if features.move:
-            moved = await self._store.move(file.pin, target, condition=condition)
-            return FileVersion.of(moved)
+            moved = FileVersion.of(await self._store.move(file.pin, target, condition=condition))
+            self._moved(file, moved)
+            if self._digests is not None and file.size > WRITE_BYTES:
+                self._digests.removed(file.pin.key)
+            return moved
         if file.size > features.parts.max_write_bytes:
             return await self._move_large(file, target, replaces)
         asked = features.copy_if_absent if replaces is None else features.copy_if_version
@@ -219,8 +239,14 @@ class PlainLayout(Layout):
         copied = await self._store.head(target)
         if copied.size != file.size or copied.version != info.version:
             raise ConflictError("the copy is not what was renamed", key=target)
+        self._moved(file, FileVersion.of(copied))
         await self.remove(file)
         return FileVersion.of(copied)
+
+    def _moved(self, old: FileVersion, new: FileVersion) -> None:
+        # Smaller files have their digest in their metadata, which went with them.
+        if self._digests is not None and old.size > WRITE_BYTES:
+            self._digests.moved(old, new)
 
     async def _move_large(
         self, file: FileVersion, target: Key, replaces: FileVersion | None

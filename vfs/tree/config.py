@@ -64,6 +64,13 @@ class TreeConfig(Section):
         description="Size of the parts of an upload; without it chosen by the size of the file.",
         examples=["25M"],
     )
+    verify_uploads: Flag = Field(
+        default=False,
+        description=(
+            "Read what was uploaded back before `fsync` and `close` return, and upload again what"
+            " is not what was sent."
+        ),
+    )
     layout: Annotated[Literal["plain"], Later(("chunked",))] = Field(
         "plain",
         description="How a file becomes objects: `plain`, one object that any tool can read.",
