@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ls": "List what is below a URL.",
         "stat": "Describe one object.",
         "rm": "Remove objects.",
+        "verify": "Read everything and check its SHA-256.",
         "recover": "Deal with what a mount left behind that is not stored.",
         "config": "Check or show the configuration.",
     }
@@ -49,7 +50,6 @@ LATER = (
     "presign",
     "mb",
     "rb",
-    "verify",
     "migrate",
     "mirror",
 )

@@ -98,6 +98,10 @@ class UploadLog(Protocol):
         """Record that the upload may have a part of that number from now on."""
         ...
 
+    def progress(self) -> None:
+        """Take note that the store has one part more, be it history by now."""
+        ...
+
     def part_sent(self, part: Part, span: Span) -> None:
         """Record a finished part and the bytes of the file that it holds, as they are now."""
         ...
@@ -112,6 +116,10 @@ class NoUploadLog(UploadLog):
 
     @override
     def sending(self, number: int) -> None:
+        return
+
+    @override
+    def progress(self) -> None:
         return
 
     @override
@@ -148,6 +156,11 @@ class Draft(ABC):
     @abstractmethod
     async def send(self, span: Span, body: Body) -> None:
         """Send one of the spans of `ahead`; it counts until a `touch` of it."""
+
+    @property
+    @abstractmethod
+    def sent_bytes(self) -> int:
+        """Bytes of the file, as it is now, that were sent already."""
 
     @abstractmethod
     def touch(self, span: Span) -> None:

@@ -131,6 +131,11 @@ class PlainDraft(Draft):
         self._starting(number)
         return await self._store.upload_part(upload, number, body, offset=span.start)
 
+    @property
+    @override
+    def sent_bytes(self) -> int:
+        return sum(sent.span.size for sent in self._sent)
+
     def _starting(self, number: int) -> None:
         """Take note that the upload may have a part of that number from now on."""
         self._log.sending(number)
@@ -302,6 +307,7 @@ class PlainDraft(Draft):
         else:
             body = await content.body(span)
             part = await self._store.upload_part(upload, number, body, offset=span.start)
+        self._log.progress()
         if content.is_latest(span):
             self._keep(part, span)  # for the next attempt, should this one fail
         return part

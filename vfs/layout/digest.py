@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
-from vfs.errors import MetadataError
+from vfs.errors import CorruptError, MetadataError
 from vfs.values import Key, Span
 
 FORMAT_VERSION = 1
@@ -173,7 +173,7 @@ def encode(kept: KeptDigest) -> bytes:
 def decode(data: bytes) -> KeptDigest:
     """Read a digest object.
 
-    Errors: MetadataError for one of a newer version, or that is damaged.
+    Errors: MetadataError for one of a newer version; CorruptError for one that is damaged.
     """
     try:
         value: object = json.loads(data)
@@ -188,7 +188,7 @@ def decode(data: bytes) -> KeptDigest:
             )
         return _read(fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise MetadataError(f"a digest is damaged: {error!r}") from error
+        raise CorruptError(f"a digest is damaged: {error!r}") from error
 
 
 def _read(fields: dict[str, object]) -> KeptDigest:

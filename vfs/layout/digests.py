@@ -19,7 +19,7 @@ import trio
 from vfs import names
 from vfs.errors import (
     AuthenticationError,
-    MetadataError,
+    CorruptError,
     NotFoundError,
     StaleError,
     TransientError,
@@ -84,7 +84,7 @@ class DigestObjects:
     async def load(self, file: FileVersion | ObjectInfo) -> Digest | None:
         """Return the digest of a version, if there is one.
 
-        Errors: those of the store.
+        Errors: those of `read`.
         """
         kept = await self.read(self.key_of(file.pin.key))
         inside = file.pin.key[len(self._root) :]
@@ -93,14 +93,17 @@ class DigestObjects:
         return kept.digest if kept.digest.size == file.size else None
 
     async def read(self, key: Key) -> KeptDigest | None:
-        """Return what a digest object says; None for one that is gone or cannot be understood."""
+        """Return what a digest object says; None for one that is gone or damaged.
+
+        Errors: MetadataError for one of a newer version; those of the store.
+        """
         try:
             info = await self._store.head(key)
             return decode(await self._store.read(info.pin, Span(0, info.size)))
         except (NotFoundError, StaleError) as error:
             if isinstance(error, NotFoundError) and not error.key:
                 raise
-        except MetadataError as error:
+        except CorruptError as error:
             log.info("digest %r: %s", key, error.message)
         return None
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -21,8 +22,13 @@ LEAVES_AT_ONCE = 8
 """Leaves read at one time: each with one piece being hashed and one on its way, 32 MiB in all."""
 
 
-async def hash_span(store: Store, source: ObjectVersion, span: Span) -> str:
-    """Return the SHA-256, in hex, of bytes of a version.
+async def hash_span(
+    store: Store,
+    source: ObjectVersion,
+    span: Span,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> str:
+    """Return the SHA-256, in hex, of bytes of a version; `advance` is told what has come.
 
     Errors: StaleError, CorruptError; those of the store.
     """
@@ -38,6 +44,7 @@ async def hash_span(store: Store, source: ObjectVersion, span: Span) -> str:
             nursery.start_soon(hash_ready)
             fetched = await store.read(source, piece)
         ready = fetched
+        advance(piece.size)
     await hash_ready()
     return digest.hexdigest()
 

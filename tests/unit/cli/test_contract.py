@@ -33,6 +33,7 @@ BUILT = {
         "--config",
         "NAME",
     ],
+    "verify": ["--dry-run", "-o", "URL", "--json"],
     "config check": ["FILE", "--json"],
     "config show": ["FILE", "--json"],
 }
@@ -45,7 +46,6 @@ NOT_BUILT = [
     "presign URL",
     "mb --region R URL",
     "rb URL",
-    "verify URL",
     "migrate A B",
     "mirror status M",
     "mirror repair M",
