@@ -43,13 +43,15 @@ KNOWN_LEAVES = 50_000
 """Digests kept in memory, for the next commit: about 15 MiB."""
 PENDING_FILES = 10_000
 
+DIGESTS = f"{names.OWN_DIRECTORY}/digests"
+DIGESTS_OF_DIRECTORY = f"{names.OWN_DIRECTORY}/sha256"
+
 _MOUNTED = Key("")
 
 
 def directory_of(store: Store) -> str:
     """Return where digests lie, below the mounted prefix."""
-    inside = "sha256/" if is_local(store) else "digests/"
-    return f"{names.OWN_DIRECTORY}/{inside}"
+    return f"{DIGESTS_OF_DIRECTORY if is_local(store) else DIGESTS}/"
 
 
 def is_local(store: Store) -> bool:
