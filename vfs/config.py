@@ -127,6 +127,7 @@ class DaemonConfig(Section):
 
     stop_wait: Duration = Field(
         300.0,
+        gt=0,
         description=(
             "How long unmounting waits while nothing moves, where no terminal is attached; what is"
             " left then stays in `stage_dir`, and the next mount of the URL takes it up."

@@ -187,3 +187,29 @@ def _writer(mount, script: str, argument: str):
 def _go(process) -> int:
     out, _ = process.communicate("go\n", timeout=60)
     return int(out)
+
+
+def test_the_daemon_keeps_none_of_the_callers_files(tmp_path):
+    (tmp_path / "store").mkdir()
+    with mounted(Directory(tmp_path / "store")) as one:
+        one.umount()
+        lock = tmp_path / "lock"
+        mount = f"{VFS} mount -o stage_dir={one.stage} {one.url} {one.path}"
+        one.run("bash", "-c", f"exec 9>{lock}; flock 9; {mount}")
+        assert one.run("flock", "-n", lock, "true", check=False).returncode == 0
+
+
+def test_a_mount_waits_for_an_earlier_one_that_is_not_done_and_can_be_stopped(tmp_path):
+    (tmp_path / "store").mkdir()
+    with mounted(Directory(tmp_path / "store")) as one:
+        held = (one.path / "held").open("w")
+        pid = one.status()["pid"]
+        one.run(VFS, "umount", "--lazy", one.path, check=False)
+        given = ("-o", f"stage_dir={one.stage}", one.url, one.path)
+        done = one.run("timeout", "3", VFS, "mount", *given, check=False)
+        assert done.returncode == 124
+        assert f"waiting for an earlier mount of {one.url}" in done.stderr
+        held.close()
+        wait_for(lambda: is_gone(pid), "the earlier daemon ends")
+        assert mount_minor(one.path) is None, "the command that was stopped has mounted after all"
+        one.start()

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn, cast
 
 from vfs.errors import VfsError
@@ -40,6 +41,9 @@ def run_in_background(serve: Serve) -> None:
     with os.fdopen(reading, "rb") as pipe:
         pid = _number(_decode(pipe.readline()), "pid", 0)
         try:
+            for number in (signal.SIGTERM, signal.SIGHUP):  # who stops the command means the mount
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) has it
+                    signal.signal(number, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _await_ready(pipe)
         except KeyboardInterrupt:
@@ -78,11 +82,20 @@ def _detach(writing: int, serve: Serve, mask: Iterable[int]) -> NoReturn:
         if os.fork():
             os._exit(0)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _close_inherited({0, 1, 2, writing})
         os.chdir("/")
         os.umask(0o077)
         status = _serve(writing, serve)
     finally:
         os._exit(status)
+
+
+def _close_inherited(kept: set[int]) -> None:
+    """Let go of the caller's files: a lock or a pipe of a shell would live as long as the mount."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
+        if int(name) not in kept:
+            with suppress(OSError):  # the listing's own
+                os.close(int(name))
 
 
 def _serve(writing: int, serve: Serve) -> int:

@@ -11,6 +11,7 @@ import click
 
 from vfs.cli.background import run_in_background
 from vfs.cli.mounts import resolve
+from vfs.cli.predecessor import await_predecessor
 from vfs.cli.preflight import check_mount, hidden_content
 from vfs.cli.verb import Verb, local, option_strings
 from vfs.config import MountSpec, load_config
@@ -54,6 +55,7 @@ def mount(spec: MountSpec, mountpoint: Path, *, foreground: bool) -> int:
     check_mount(spec, real)
     if hidden_content(real):
         click.echo(f"vfs: {mountpoint} is not empty; the mount hides what is in it", err=True)
+    await_predecessor(spec)
     if foreground:
         return serve(spec, real, lambda: None, background=False)
     run_in_background(lambda ready: serve(spec, real, ready, background=True))

@@ -181,9 +181,9 @@ class _Daemon:
 
     def _dirt(self) -> dict[str, object]:
         return {
-            "dirty_bytes": self._report.dirty_bytes,
+            "dirty_bytes": self._report.unsent_bytes,
             "dirty_files": self._report.dirty_files,
-            "passed_bytes": self._mount.limits.up.passed_bytes,
+            "passed_bytes": self._report.passed_bytes,
             "stop_wait_s": self._spec.config.daemon.stop_wait,
         }
 

@@ -38,7 +38,8 @@ class Report:
     def is_clean(self) -> bool:
         """Whether the store has everything."""
         context = self._mount.fs.context
-        return not context.committer.dirty and not context.sidecars.pending
+        waiting = context.committer.dirty or context.sidecars.pending
+        return not waiting and not self._mount.conflicts.partial
 
     @property
     def dirty_bytes(self) -> int:
@@ -46,10 +47,23 @@ class Report:
         return sum(content.dirty_bytes for content in self._mount.fs.context.committer.dirty)
 
     @property
+    def unsent_bytes(self) -> int:
+        """Those of them that must still be sent."""
+        return sum(content.unsent_bytes for content in self._mount.fs.context.committer.dirty)
+
+    @property
+    def passed_bytes(self) -> int:
+        """A number that grows while a part is on its way, however slow the line is."""
+        dirty = self._mount.fs.context.committer.dirty
+        read = sum(content.staged.bytes_sent for content in dirty if content.staged is not None)
+        return self._mount.limits.up.passed_bytes + read
+
+    @property
     def dirty_files(self) -> int:
         """Files and attribute sidecars that the store does not have."""
         context = self._mount.fs.context
-        return len(context.committer.dirty) + len(context.sidecars.pending)
+        kept = len(self._mount.conflicts.partial)  # only a person can say what becomes of them
+        return len(context.committer.dirty) + len(context.sidecars.pending) + kept
 
     def measure(self) -> tuple[float, ...]:
         """Return numbers that change while anything moves towards the store."""
@@ -58,7 +72,7 @@ class Report:
             self.dirty_bytes,
             self.dirty_files,
             snapshot.total("store_calls_total", result="OK"),
-            self._mount.limits.up.passed_bytes,
+            self.passed_bytes,
         )
 
     def dirt(self) -> str:
@@ -95,7 +109,7 @@ class Report:
             "dirty_files": self.dirty_files,
             "oldest_dirty_age_s": round(max(ages), 3) if ages else None,
             "uploads_in_progress": context.committer.running,
-            "upload_queue_bytes": self.dirty_bytes,
+            "upload_queue_bytes": self.unsent_bytes,
             "failed_uploads": failing,
             "conflicts": self._mount.conflicts.count,
             "stage_bytes": budget.used_bytes,

@@ -62,6 +62,7 @@ class Committer:
         self._commit_slots = trio.CapacityLimiter(COMMITS_AT_ONCE)
         self._ahead_slots = trio.CapacityLimiter(PARTS_AHEAD)
         self._last_progress = float("-inf")
+        self._sent = 0
         self.on_conflict: Callable[[Content, VfsError], None] = lambda _content, _error: None
         self.on_progress: Callable[[], None] = lambda: None
         self.failed_uploads = 0
@@ -86,6 +87,7 @@ class Committer:
     def note(self, content: Content) -> None:
         """Keep track of a content that has changed."""
         if content not in self._states:
+            content.journal.on_progress = self.progress
             self._states[content] = _State()
             self._arrived.set()
 
@@ -115,6 +117,15 @@ class Committer:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
             await trio.sleep(TEND_S)
+            sent = sum(
+                content.staged.bytes_sent
+                for content, state in self._states.items()
+                # One that has failed reads its bytes again and again: no progress.
+                if content.staged is not None and state.error is None
+            )
+            if sent != self._sent:
+                self._sent = sent
+                self.progress()  # a part that takes a minute moves all the same
             for content in list(self._states):
                 try:
                     self._tend(content)

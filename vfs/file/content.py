@@ -115,6 +115,12 @@ class Content:
         return self.staged.dirty.size
 
     @property
+    def unsent_bytes(self) -> int:
+        """Those that must still be sent."""
+        sent = self._draft.sent_bytes if self._draft is not None else 0
+        return max(self.dirty_bytes - sent, 0)
+
+    @property
     def is_due(self) -> bool:
         """Whether a commit that nobody waits for should begin."""
         now = trio.current_time()

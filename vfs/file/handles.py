@@ -19,6 +19,7 @@ class Handle(Generic[T]):
     node: T
     reads: bool
     writes: bool
+    made: bool = False  # by the open that made the file, which is stored when it is closed
     history: History = field(default_factory=History)
 
 

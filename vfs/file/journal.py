@@ -40,6 +40,7 @@ class FileJournal(UploadLog):
     ) -> None:
         self._staged = staged
         self._describe = describe  # where the file goes, and what it is made from
+        self.on_progress: Callable[[], None] = lambda: None  # called when the store has a part
 
     def begin(self) -> None:
         """Journal from now on. Errors: FullError, VfsError when the disk fails."""
@@ -117,6 +118,10 @@ class FileJournal(UploadLog):
     @override
     def sending(self, number: int) -> None:
         self._tell(lambda: sending_record(number))
+
+    @override
+    def progress(self) -> None:
+        self.on_progress()
 
     @override
     def part_sent(self, part: Part, span: Span) -> None:

@@ -58,6 +58,7 @@ class StagedFile:
         self.dirty: SpanSet = EMPTY
         self.holes: SpanSet = EMPTY
         self.changes = 0  # counts every change: tells whether a commit is still the latest
+        self.bytes_sent = 0  # read for uploads: grows while one is moving; counted by any thread
         self._budget = budget
         self._disk = disk
         self._readers = 0

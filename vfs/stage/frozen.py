@@ -35,7 +35,7 @@ class Frozen:
         self.at = file.changes
         self.written_since: SpanSet = EMPTY
         self.released = trio.Event()
-        self._file = file
+        self.file = file
         self._disk = disk
         self._budget = budget
         self._saved: SpanSet = EMPTY
@@ -45,7 +45,7 @@ class Frozen:
     async def keep(self, span: Span) -> None:
         """Save what is frozen of a span that is about to be overwritten."""
         limit = Span(0, self.size)
-        present = self._file.present
+        present = self.file.present
         # What was written since the freeze is not frozen any more, whether it was present or not.
         todo = [
             part
@@ -75,7 +75,7 @@ class Frozen:
     def _saving(self) -> Generator[None]:
         """Keep the saved bytes' file open: a commit may end while a thread writes to it."""
         if self._saved_fd < 0:
-            self._saved_fd = _unnamed_file(self._file.path.parent)
+            self._saved_fd = _unnamed_file(self.file.path.parent)
         self._savers += 1
         try:
             yield
@@ -98,12 +98,12 @@ class Frozen:
         for span in spans:
             for piece in span.pieces(MIB):
                 buffer = memoryview(bytearray(piece.size))
-                await self._disk.read(self._file.fd, piece.start, buffer)
+                await self._disk.read(self.file.fd, piece.start, buffer)
                 await self._disk.write(self._saved_fd, piece.start, buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with frozen bytes that are all present. Blocking; any thread."""
-        read_exactly(self._file.fd, offset, buffer)
+        read_exactly(self.file.fd, offset, buffer)
         span = Span(offset, offset + buffer.nbytes)
         for saved in self._saved.within(span):
             read_exactly(
@@ -112,7 +112,7 @@ class Frozen:
 
     def missing(self, span: Span) -> Iterator[Span]:
         """Yield the clean bytes of a span that must be fetched before `body` can be read."""
-        present = self._file.present
+        present = self.file.present
         for unsaved in self._saved.missing(span):
             lost = (*present.missing(unsaved), *self.written_since.within(unsaved))
             yield from SpanSet(lost)
@@ -140,6 +140,11 @@ class _FrozenBody(Body):
     @override
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._frozen.read_into(self._start + offset, buffer)
+        self._frozen.file.bytes_sent += buffer.nbytes
+
+    @override
+    def is_hole(self, span: Span) -> bool:
+        return self._frozen.holes.covers(span.shift(self._start))
 
 
 class LiveBody(Body):
@@ -154,6 +159,7 @@ class LiveBody(Body):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         try:
             read_exactly(self._file.fd, self._start + offset, buffer)
+            self._file.bytes_sent += buffer.nbytes
         except OSError as error:  # also when the file has lost its name, and so its stage
             raise stage_error(error, self._file.path) from error
 

@@ -115,6 +115,11 @@ class Body(ABC):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer with the bytes from `offset` on. Blocking; any thread."""
 
+    def is_hole(self, span: Span) -> bool:
+        """Tell whether a span is known to be zeros; False where it is not known."""
+        del span
+        return False
+
     def sha256(self) -> bytes:
         """Return the SHA-256 digest of all the bytes. Blocking; reads them once."""
         digest = hashlib.sha256()

@@ -39,10 +39,10 @@ class Files:
         kind = stat.S_IFREG | stat.S_IMODE(mode)
         if flags & os.O_EXCL:
             node = await self._namespace.create(parent, name, kind, caller)
-            return node, self._open(node, flags)
+            return node, self._open(node, flags, made=True)
         made = await self._namespace.create_unless_known(parent, name, kind, caller)
         if made is not None:
-            return made, self._open(made, flags)
+            return made, self._open(made, flags, made=True)
         # The kernel believed it missing; another host has made it meanwhile.
         found = await self._namespace.lookup(parent, name)
         return found, await self.open(found, flags & ~os.O_CREAT)
@@ -81,12 +81,13 @@ class Files:
                 return
         raise StaleError("another host has replaced the file", key=node.key)
 
-    def _open(self, node: Node, flags: int) -> HandleId:
+    def _open(self, node: Node, flags: int, *, made: bool = False) -> HandleId:
         access = flags & os.O_ACCMODE
         handle = Handle(
             node,
             reads=access in (os.O_RDONLY, os.O_RDWR),
             writes=access in (os.O_WRONLY, os.O_RDWR),
+            made=made,
         )
         content = self._context.content(node)
         content.handles += 1
@@ -161,7 +162,7 @@ class Files:
     async def flush(self, number: HandleId) -> None:
         """Store what the file holds, as every close of a descriptor asks."""
         handle = self.handles.get(number)
-        if handle.writes:
+        if handle.writes or handle.made:
             await self.store(handle.node)
 
     async def fsync(self, number: HandleId) -> None:
@@ -190,7 +191,7 @@ class Files:
         content = self._context.content(node)
         self._context.fetcher.readers -= handle.reads
         try:
-            if handle.writes and content.needs_commit:
+            if (handle.writes or handle.made) and content.needs_commit:
                 # Written by mmap after the last flush; the answer to this reaches nobody.
                 await self.store(node)
         except VfsError as error:
