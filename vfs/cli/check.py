@@ -233,8 +233,6 @@ class Objects:
         """Yield what is below."""
         prefix = self._where.prefix
         await self._roots_of(prefix, walked=False)
-        if self._levels[-1].has_digests:
-            self.roots.append(prefix)
         async for entry in walk(self._store, prefix):
             self.exists = True
             if not isinstance(entry, ObjectInfo) or entry.key.endswith("/"):
@@ -260,8 +258,12 @@ class Objects:
     def _note(self, root: Key) -> None:
         for level in self._levels:
             if level.prefix == root and not level.has_digests:
-                level.has_digests = True
-                self.roots.append(root)
+                self._decide(level, has_digests=True)
+
+    def _decide(self, level: _Level, *, has_digests: bool) -> None:
+        level.has_digests = has_digests
+        if has_digests and level.prefix.startswith(self._where.prefix):
+            self.roots.append(level.prefix)
 
     async def _roots_of(self, key: Key, *, walked: bool) -> tuple[Key, ...]:
         self._descend(key)
@@ -269,7 +271,7 @@ class Objects:
             if level.has_digests is None:
                 # The walk has passed the place where they would be.
                 passed = walked and key[len(level.prefix) :] > f"{OWN_DIRECTORY}/"
-                level.has_digests = not passed and await self._ask(level.prefix)
+                self._decide(level, has_digests=not passed and await self._ask(level.prefix))
         return tuple(level.prefix for level in reversed(self._levels) if level.has_digests)
 
     async def _ask(self, prefix: Key) -> bool:
