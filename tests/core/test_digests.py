@@ -10,10 +10,11 @@ from typing_extensions import override
 
 from tests.support.faulty import FaultyStore
 from tests.support.tree import get, keys, put, shell_on
-from vfs.errors import CorruptError, DeniedError, TransientError
+from vfs.errors import BusyError, CorruptError, DeniedError, TransientError
 from vfs.layout.base import FileVersion
 from vfs.layout.digest import Digest
 from vfs.layout.digests import DigestObjects
+from vfs.store.backend.local import LocalStore
 from vfs.store.base import COMMIT_ID, SHA256, Body, BytesBody, Part
 from vfs.store.memory import MemoryStore, everything
 from vfs.store.wrap.base import WrappedStore
@@ -242,6 +243,28 @@ async def test_a_large_file_that_becomes_small_leaves_no_digest(shell, store, di
     await shell.write("a", b"small")
     await digests.drain()
     assert await digest_keys(store) == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "local"])
+async def test_a_directory_that_was_verified_by_itself_can_be_removed(tmp_path, kind):
+    root = tmp_path / "root"
+    root.mkdir()
+    store = MemoryStore() if kind == "memory" else LocalStore(root)
+    await store.probe(write=True)
+    inside = "digests" if kind == "memory" else "sha256"
+    await put(store, "sub/x", b"x")
+    await put(store, f"sub/.vfs/{inside}/{'0' * 64}", b"x")
+    await put(store, "busy/.vfs/tmp/upload-1", b"x")
+    async with shell_on(store, tmp_path, "metadata_ttl=0") as shell:
+        assert await shell.ls("sub") == ["x"]
+        await shell.unlink("sub/x")
+        await shell.rmdir("sub")
+        assert await shell.ls("") == ["busy"]
+        with pytest.raises(BusyError, match="another mount"):
+            await shell.rmdir("busy")
+        assert await get(store, "busy/.vfs/tmp/upload-1") == b"x"
+    assert [key for key in await keys(store, own=True) if key.startswith("sub")] == []
+    await store.aclose()
 
 
 @pytest.mark.promise("S-digest-4")

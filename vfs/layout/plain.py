@@ -11,7 +11,14 @@ from contextlib import suppress
 from typing_extensions import override
 
 from vfs import names
-from vfs.errors import ConflictError, NameTooLongError, NotFoundError, StaleError, VfsError
+from vfs.errors import (
+    BusyError,
+    ConflictError,
+    NameTooLongError,
+    NotFoundError,
+    StaleError,
+    VfsError,
+)
 from vfs.layout import parts
 from vfs.layout.base import (
     NO_UPLOAD_LOG,
@@ -25,7 +32,7 @@ from vfs.layout.base import (
     UploadLog,
 )
 from vfs.layout.commit import WRITE_BYTES, PlainDraft
-from vfs.layout.digests import Digests
+from vfs.layout.digests import DIGESTS, DIGESTS_OF_DIRECTORY, Digests
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -86,6 +93,7 @@ class PlainLayout(Layout):
         self._part_bytes = part_bytes
         self._digests = digests
         self._verify_uploads = verify_uploads
+        self._with_own: set[Key] = set()  # directories that were seen to hold a `.vfs/` of ours
 
     @override
     def check_size(self, size: int) -> None:
@@ -153,6 +161,8 @@ class PlainLayout(Layout):
                 entries.append(Entry(name, None))
             elif not names.is_reserved(name):
                 hidden += 1
+            elif name == names.OWN_DIRECTORY:
+                self._with_own.add(directory)
         return DirectoryPage(
             entries=tuple(entries),
             sidecars=tuple(sidecars),
@@ -300,4 +310,30 @@ class PlainLayout(Layout):
 
     @override
     async def remove_directory(self, directory: Key) -> None:
+        if directory in self._with_own:
+            await self._remove_own(directory)
         await self._store.remove([names.as_prefix(directory)])
+
+    async def _remove_own(self, directory: Key) -> None:
+        """Remove what vfs has left in a directory that was mounted, or verified, by itself.
+
+        Errors: BusyError while somebody's temporary objects live there.
+        """
+        own = Key(f"{names.as_prefix(directory)}{names.OWN_DIRECTORY}/")
+        left: list[Key] = []
+        cursor: str | None = None
+        while True:
+            page = await self._store.list(own, cursor=cursor)
+            left += [info.key for info in page.objects]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        for key in left:
+            inside = names.OWN_DIRECTORY + "/" + key[len(own) :]
+            ours = (f"{DIGESTS}/", f"{DIGESTS_OF_DIRECTORY}/", f"{names.OWN_DIRECTORY}/lock")
+            if not key.endswith("/") and not inside.startswith(ours):
+                raise BusyError("temporary objects of another mount live there", key=directory)
+        left.reverse()  # what a directory holds goes before the directory
+        for first in range(0, len(left), self._store.features.remove_max_keys):
+            await self._store.remove(left[first : first + self._store.features.remove_max_keys])
+        self._with_own.discard(directory)
