@@ -7,6 +7,8 @@ import pytest
 
 from vfs.daemon.known import FORMAT_VERSION, recall, remember
 from vfs.errors import CorruptError, MetadataError
+from vfs.layout.digest import decode as decode_digest
+from vfs.layout.digest import encode as encode_digest
 from vfs.runtime import read_record
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage
@@ -42,6 +44,26 @@ def test_a_sidecar_of_a_newer_version_is_refused_with_the_remedy():
     data = (V1 / "vfs.attrs").read_bytes().replace(b'"version":1', b'"version":2', 1)
     with pytest.raises(MetadataError, match=r"format version 2.*newer vfs"):
         decode_sidecar(data)
+
+
+def test_a_digest_of_version_1_is_read_whole():
+    kept = decode_digest((V1 / "digest.json").read_bytes())
+    assert kept.key == "vm/caf\U0010ffe9.raw"
+    assert kept.version == "9b2cf535f27731c974343645a3985328-3"
+    sizes = [leaf.span.size for leaf in kept.digest.leaves]
+    assert sizes == [5 << 20, 5 << 20, 2 << 20]
+    assert [leaf.sha256 for leaf in kept.digest.leaves] == ["0f" * 32, None, "7b" * 32]
+
+
+def test_a_digest_of_version_1_is_still_written_byte_for_byte():
+    data = (V1 / "digest.json").read_bytes()
+    assert encode_digest(decode_digest(data)) == data
+
+
+def test_a_digest_of_a_newer_version_is_refused_with_the_remedy():
+    data = (V1 / "digest.json").read_bytes().replace(b'"version":1', b'"version":2', 1)
+    with pytest.raises(MetadataError, match=r"format version 2.*newer vfs"):
+        decode_digest(data)
 
 
 def test_a_names_log_of_version_1_is_read_whole():

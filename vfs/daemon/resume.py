@@ -70,6 +70,8 @@ async def upload(
         async with open_tree(witness, chosen, config, Metrics()) as mount:
             drain = _Drain(mount, witness, config.daemon.stop_wait, show)
             await drain.run()
+            if mount.digests is not None:
+                await mount.digests.drain()
         after = await trio.to_thread.run_sync(look, stage.path)
     finally:
         chosen.close()
