@@ -271,6 +271,38 @@ async def test_ranges_copied_before_and_after_another_commit_never_become_one_ve
             assert kept == ([change(base, [(11 * MIB, b"loser")])] if versions else [])
 
 
+@pytest.mark.rgw
+@pytest.mark.promise("S-write-4", "S-name-3")
+async def test_a_renamed_file_takes_nothing_from_who_has_written_its_old_name(tmp_path, expect_log):
+    expect_log(f"{LOST}|its old version is gone|while it was renamed")
+    expect_log("reappears|stays under", maybe=True)
+    base = random.Random(9).randbytes(24 * MIB)
+    theirs = change(base, [(at, b"winner") for at in (0, 11 * MIB, 23 * MIB)])
+    with FaultProxy(rgw().endpoint) as proxy:
+        async with two_behind(proxy, versions=False) as (stores, look):
+            await put(look, "file", base)
+            async with shell_on(stores[0], tmp_path / "1", "metadata_ttl=0") as loser:
+                fd = await loser.open("file")
+                await loser.pwrite(fd, 11 * MIB, b"loser")
+                held = Hold()
+                proxy.add("UploadPartCopy", held)
+                await loser.rename("file", "moved")
+                await trio.to_thread.run_sync(held.reached.acquire)
+                while proxy.count("UploadPartCopy") < 2:
+                    await trio.sleep(0.01)
+                await put(look, "file", theirs)
+                held.release()
+                with pytest.raises(StaleError):
+                    await loser.close(fd)
+                await loser.conflicts()
+                (path,) = loser.mount.conflicts.partial
+                with path.open("rb") as file:
+                    file.seek(11 * MIB)
+                    assert file.read(5) == b"loser"
+            assert await keys(look) == ["file"]
+            assert await get(look, "file") == theirs
+
+
 # --- real mounts -----------------------------------------------------------------------------
 
 HOST = """
