@@ -29,6 +29,9 @@ LADDER: tuple[tuple[int, int], ...] = (
 DELTA_UNIT_BYTES = 1 * MIB
 """Smallest cut of a delta where the store would allow less: a request costs more than 1 MiB."""
 
+MOST_PIECES = 10_000
+"""Uploads of one commit, also where the store would take more: each costs a request."""
+
 UPLOAD_BYTES = 8 * MIB
 """Usual upload of a delta: large enough to amortise a request, small enough to overlap."""
 
@@ -255,7 +258,7 @@ def _plan_gap(
     unit = max(rules.min_bytes, min(DELTA_UNIT_BYTES, most))
     # Larger uploads before coarser units: half the numbers go to what is dirty.
     dirty = gap.size - sum(run.size for run in runs)
-    piece = max(UPLOAD_BYTES, -(-2 * dirty // max(room, 1)))
+    piece = max(UPLOAD_BYTES, -(-2 * dirty // max(min(room, MOST_PIECES), 1)))
     while unit <= most:
         runs = [run for run in runs if run.size >= unit or run == gap]  # no other fills a cell
         caps = most // unit * unit, min(most, max(unit, piece))

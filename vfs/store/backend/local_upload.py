@@ -76,9 +76,10 @@ class Places:
             while any(span.overlaps(other) for other in self._busy):
                 self._changed.wait()
             self.check()
-            self._whole = {
-                known: place for known, place in self._whole.items() if not place.overlaps(span)
-            }
+            if self._written.touches(span):
+                self._whole = {
+                    known: place for known, place in self._whole.items() if not place.overlaps(span)
+                }
             self._written = self._written.add(span)
             self._busy.append(span)
         whole = False
