@@ -6,10 +6,11 @@ Here, in the command, and not in the daemon that is to come: whoever waits sees 
 import os
 import select
 from pathlib import Path
+from typing import cast
 
 import click
 
-from vfs.cli.client import all_mounts, ask, number
+from vfs.cli.client import Fields, all_mounts, ask, number
 from vfs.cli.mounts import find_entry
 from vfs.cli.progress import open_meter
 from vfs.config import MountSpec
@@ -48,7 +49,7 @@ def _await_end(record: Record, control: Path) -> None:
             except (VfsError, TimeoutError):
                 told = None  # it is ending
             if isinstance(told, dict):
-                left = number({str(name): value for name, value in told.items()}, "dirty_bytes")
+                left = number(cast("Fields", told), "dirty_bytes")
                 largest = max(largest, left)
                 meter.update(largest - left, largest)
             _pause(record.pid)

@@ -20,9 +20,9 @@ def is_zero(data: bytes | memoryview) -> bool:
     """Tell whether all bytes are zeros: some 12 us a MiB, next to nothing when the first is not."""
     if not data or data[0] or data[-1]:
         return False
-    view = memoryview(data)
-    pieces = range(0, len(view), len(_ZEROS))
-    return all(view[at : at + MIB] == _ZEROS[: len(view) - at] for at in pieces)
+    view, zeros = memoryview(data), memoryview(_ZEROS)
+    pieces = range(0, len(view), MIB)
+    return all(view[at : at + MIB] == zeros[: len(view) - at] for at in pieces)
 
 
 def punch_hole(fd: int, span: Span) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from vfs.clock import wall_ns
 from vfs.store.base import SHA256, Body
@@ -97,6 +98,14 @@ def read_all(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
     return total
 
 
+class Digest(Protocol):
+    """What takes note of bytes that pass."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take note of bytes."""
+        ...
+
+
 @functools.lru_cache(maxsize=64)
 def zeros_digest(size: int) -> str:
     """Return the SHA-256 of so many zeros: parts come in few sizes."""
@@ -111,7 +120,7 @@ def write_body(
     body: Body,
     offset: int,
     pause: Callable[[], None],
-    digest: "hashlib._Hash | None" = None,
+    digest: Digest | None = None,
 ) -> None:
     """Write a body to a place in a file; whole pieces of zeros become holes.
 
