@@ -17,12 +17,12 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def is_zero(data: bytes | memoryview) -> bool:
-    """Tell whether all bytes are zeros: some 12 us a MiB, next to nothing when the first is not."""
+    """Tell whether all bytes are zeros: some 25 us a MiB, next to nothing when the first is not."""
     if not data or data[0] or data[-1]:
         return False
-    view, zeros = memoryview(data), memoryview(_ZEROS)
-    pieces = range(0, len(view), MIB)
-    return all(view[at : at + MIB] == zeros[: len(view) - at] for at in pieces)
+    # Memoryviews compare byte by byte, 70 times as slow.
+    plain = data if isinstance(data, bytes) else bytes(data)
+    return all(_ZEROS.startswith(plain[at : at + MIB]) for at in range(0, len(plain), MIB))
 
 
 def punch_hole(fd: int, span: Span) -> bool:
