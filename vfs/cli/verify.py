@@ -125,13 +125,13 @@ def _described(where: Location, finding: Finding) -> dict[str, object]:
 
 
 def _conclude(where: Location, outcome: Outcome) -> int:
+    counts = Counter(finding.status for finding in outcome.findings)
+    said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     if not outcome.failed:
         if sys.stderr.isatty():
             size = sum(finding.size for finding in outcome.findings)
-            click.echo(f"{len(outcome.findings)} objects, {show_bytes(size)}: all ok", err=True)
+            click.echo(f"{show_bytes(size)} in {len(outcome.findings)} objects: {said}", err=True)
         return EXIT_DONE
-    counts = Counter(finding.status for finding in outcome.failed)
-    said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     first = _why(where, outcome.failed[0])
     click.echo(f"vfs: of {len(outcome.findings)} objects {said}; first: {first}", err=True)
     return exit_code(first) if first is not None else EXIT_DONE

@@ -137,7 +137,7 @@ def test_a_byte_that_changed_by_itself_is_found(verify, place):
     assert report(outcome) == {"large": "corrupt", "other": "ok"}
     (bad,) = [one for one in json.loads(outcome.out)["objects"] if one["status"] == "corrupt"]
     assert bad["ranges"] == [[16 * MIB, LARGE]]
-    assert "of 2 objects 1 corrupt; first: " in outcome.err
+    assert "of 2 objects 1 ok, 1 corrupt; first: " in outcome.err
     assert f"bytes {16 * MIB}-{LARGE} are not those that were stored" in outcome.err
     assert verify().code == 6  # and is not taken for the truth
 
