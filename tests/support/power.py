@@ -1,14 +1,34 @@
-"""A power cut: only what was synced is still there.
+"""What a stage directory looks like after its daemon was killed, or after the power went.
 
 While `PowerSwitch` watches a directory, each fdatasync of a file in it and each fsync of one of its
-directories is taken note of. `cut` puts the directory back to exactly that: contents as of their
-last sync, names as of the last sync of their directory.
+directories is taken note of (and, as `simulated`, takes no time). A kill leaves everything that was
+written: `image` is that. A power cut leaves what was synced, and of the rest what chance decides:
+`survivors` takes each sector, each size and each name as it was synced or as it is now. `restore`
+puts the directory back to either.
 """
 
 import os
-from collections.abc import Iterator
+import random
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SECTOR_BYTES = 512
+
+Image = dict[Path, tuple[int, bytes]]
+"""Files by path: inode and content."""
+
+Step = Callable[[str, Callable[[], object]], object]
+"""Told what is about to be done or was done, and how to do half of it: all may end there."""
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_step(what: str, half: Callable[[], object]) -> None:
+    pass
 
 
 class PowerSwitch:
@@ -17,51 +37,168 @@ class PowerSwitch:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._contents: dict[int, bytes] = {}  # by inode
+        self._kept: dict[int, int] = {}  # inode -> descriptor: its number is not given away again
         self._names: dict[Path, dict[str, int]] = {}  # directory -> name -> inode
+        weakref.finalize(self, _close_all, self._kept)
+
+    def watches(self, fd: int) -> bool:
+        """Tell whether a descriptor is of something below the directory."""
+        return Path(os.readlink(f"/proc/self/fd/{fd}")).is_relative_to(self._root)
 
     def synced(self, fd: int) -> None:
+        """Take note of what is on the disk now."""
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
         if not path.is_relative_to(self._root):
             return
         if path.is_dir():
             self._names[path] = {entry.name: entry.stat().st_ino for entry in path.iterdir()}
         else:
-            size = os.fstat(fd).st_size
-            self._contents[os.fstat(fd).st_ino] = os.pread(fd, size, 0)
+            about = os.fstat(fd)
+            self._contents[about.st_ino] = os.pread(fd, about.st_size, 0)
+            if about.st_ino not in self._kept:
+                # Not dup: that would hold its lock, too.
+                self._kept[about.st_ino] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+
+    def _directories(self) -> list[Path]:
+        return [self._root, *(path for path in self._root.rglob("*") if path.is_dir())]
+
+    def image(self) -> Image:
+        """Return what a kill leaves."""
+        found: Image = {}
+        for directory in self._directories():
+            for path in directory.iterdir():
+                if path.is_file():
+                    found[path] = path.stat().st_ino, path.read_bytes()
+        return found
+
+    def survivors(self, pick: random.Random | None = None) -> Image:
+        """Return what a power cut leaves: nothing but what was synced, or what chance adds."""
+        now, found = self.image(), Image()
+        for directory in self._directories():
+            synced = self._names.get(directory, {})
+            current = {path.name: one[0] for path, one in now.items() if path.parent == directory}
+            for name in sorted({*synced, *current}):
+                if (directory / name).is_dir():
+                    continue
+                inode = synced.get(name)
+                if pick is not None and inode != current.get(name) and pick.random() < 0.5:
+                    inode = current.get(name)
+                if inode is not None:
+                    found[directory / name] = inode, self._survivor(inode, now, pick)
+        return found
+
+    def _survivor(self, inode: int, now: Image, pick: random.Random | None) -> bytes:
+        synced = self._contents.get(inode, b"")
+        written = next((data for number, data in now.values() if number == inode), None)
+        if written is None:  # it has no name any more
+            fd = self._kept.get(inode)
+            if fd is None:
+                return b""
+            written = os.pread(fd, os.fstat(fd).st_size, 0)
+        how = pick.choice(["synced", "written", "mixed"]) if pick is not None else "synced"
+        if how == "mixed" and pick is not None:
+            return _mixed(synced, written, pick)
+        return synced if how == "synced" else written
+
+    def restore(self, image: Image, *, rebooted: bool) -> None:
+        """Make the directory that. What survives a reboot is on the disk."""
+        moved: dict[int, int] = {}
+        for path in self.image():
+            if path not in image:
+                path.unlink()
+        for path, (inode, data) in image.items():
+            if not path.exists() or path.stat().st_ino != inode:
+                path.unlink(missing_ok=True)
+                path.touch(0o600)
+                moved[inode] = path.stat().st_ino
+            if path.read_bytes() != data:
+                path.write_bytes(data)
+        if rebooted:
+            self.forget()
+            for directory in self._directories():
+                self._names[directory] = {
+                    path.name: path.stat().st_ino for path in directory.iterdir()
+                }
+            for path in image:
+                with path.open("rb") as file:
+                    self.synced(file.fileno())
+        else:
+            for old, new in moved.items():
+                if old in self._contents:
+                    self._contents[new] = self._contents[old]
+            for entries in self._names.values():
+                entries.update({n: moved[i] for n, i in entries.items() if i in moved})
 
     def cut(self) -> None:
         """Lose everything that was not synced."""
-        names = {directory: dict(entries) for directory, entries in self._names.items()}
-        contents = dict(self._contents)
-        directories = [path for path in self._root.rglob("*") if path.is_dir()]
-        for directory in [self._root, *directories]:
-            kept = names.get(directory, {})
-            for path in list(directory.iterdir()):
-                if not path.is_dir():
-                    path.unlink()
-            for name, inode in kept.items():
-                if (directory / name).is_dir():
-                    continue
-                (directory / name).write_bytes(contents.get(inode, b""))
-                (directory / name).chmod(0o600)
+        self.restore(self.survivors(), rebooted=True)
+
+    def forget(self) -> None:
+        """Let go what was remembered."""
+        _close_all(self._kept)
+        self._contents.clear()
+        self._names.clear()
+
+
+def _close_all(kept: dict[int, int]) -> None:
+    for fd in kept.values():
+        os.close(fd)
+    kept.clear()
+
+
+def _mixed(synced: bytes, written: bytes, pick: random.Random) -> bytes:
+    size = len(pick.choice([synced, written]))
+    out = bytearray()
+    for start in range(0, size, SECTOR_BYTES):
+        # A file of which nothing was synced is empty, or begins as it was written.
+        states = [synced, written] if synced or start else [written]
+        piece = pick.choice(states)[start : start + SECTOR_BYTES]
+        out += piece.ljust(SECTOR_BYTES, b"\0")
+    return bytes(out[:size])
 
 
 @contextmanager
-def power_switch(root: Path) -> Iterator[PowerSwitch]:
-    """Watch what is synced below a directory."""
+def power_switch(
+    root: Path, step: Step = _no_step, *, simulated: bool = False
+) -> Iterator[PowerSwitch]:
+    """Watch what is synced below a directory; what changes it is a step, before and after."""
     switch = PowerSwitch(root)
-    fdatasync, fsync = os.fdatasync, os.fsync
+    real = {name: getattr(os, name) for name in ("fdatasync", "fsync", "ftruncate", "pwrite")}
+    real |= {name: getattr(os, name) for name in ("unlink", "replace")}
 
-    def watched_fdatasync(fd: int) -> None:
-        fdatasync(fd)
-        switch.synced(fd)
+    def watched_sync(name: str) -> Callable[[int], None]:
+        def sync(fd: int) -> None:
+            step(name, _nothing)
+            if not (simulated and switch.watches(fd)):
+                real[name](fd)
+            switch.synced(fd)
+            step(f"{name} done", _nothing)
 
-    def watched_fsync(fd: int) -> None:
-        fsync(fd)
-        switch.synced(fd)
+        return sync
 
-    os.fdatasync, os.fsync = watched_fdatasync, watched_fsync
+    def watched_pwrite(fd: int, data: bytes, offset: int) -> int:
+        # Nothing makes a write whole: half of it may be all that there is.
+        half = memoryview(data)[: len(data) // 2]
+        step("pwrite", lambda: real["pwrite"](fd, half, offset))
+        return real["pwrite"](fd, data, offset)
+
+    def watched(name: str) -> Callable[..., None]:
+        def call(*args: object, **options: object) -> None:
+            step(name, _nothing)
+            real[name](*args, **options)
+            step(f"{name} done", _nothing)
+
+        return call
+
+    os.fdatasync, os.fsync = watched_sync("fdatasync"), watched_sync("fsync")
+    os.pwrite = watched_pwrite
+    os.ftruncate, os.unlink, os.replace = (
+        watched("ftruncate"),
+        watched("unlink"),
+        watched("replace"),
+    )
     try:
         yield switch
     finally:
-        os.fdatasync, os.fsync = fdatasync, fsync
+        for name, function in real.items():
+            setattr(os, name, function)
