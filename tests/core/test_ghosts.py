@@ -1,0 +1,114 @@
+"""What was removed or replaced never comes back, whatever happens to its directory meanwhile."""
+
+import stat
+
+import pytest
+import trio
+
+from tests.support.crash import Steps, run_until
+from tests.support.faulty import FaultyStore
+from tests.support.tree import keys, shell_on
+from vfs.file.committer import COMMITS_AT_ONCE
+from vfs.store.memory import MemoryStore, everything
+
+UNLINKED = pytest.mark.xfail(
+    strict=True, reason="an object that waits for its last close moves with its directory"
+)
+REPLACED = pytest.mark.xfail(
+    strict=True, reason="what a rename was to replace stays when the file is renamed on"
+)
+HALF_A_LINK = pytest.mark.xfail(
+    strict=True, reason="what a name is gets journalled only when its content is stored"
+)
+CLOSED = pytest.mark.xfail(
+    strict=True, reason="a journal is closed under the thread that writes it"
+)
+
+
+@pytest.fixture(params=["moves", "copies"])
+def any_store(request, backend):
+    return FaultyStore(MemoryStore(features=everything()) if request.param == "moves" else backend)
+
+
+@pytest.fixture(params=["remote", "local"])
+def mode(request):
+    return f"fsync={request.param}"
+
+
+@UNLINKED
+@pytest.mark.promise("S-name-2")
+async def test_an_open_file_that_was_removed_does_not_come_back_with_its_directory(
+    any_store, mode, tmp_path
+):
+    async with shell_on(any_store, tmp_path / "stage", mode) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        await shell.drain()
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        await shell.rename("d", "e")
+        assert await shell.ls("e") == []
+        await shell.close(fd)
+        assert await shell.ls("e") == []
+    async with shell_on(any_store, tmp_path / "other", "metadata_ttl=0") as other:
+        assert await other.ls("e") == []
+
+
+@REPLACED
+async def test_what_a_rename_replaced_does_not_come_back_when_the_file_is_renamed_on(
+    any_store, tmp_path
+):
+    async with shell_on(any_store, tmp_path / "stage", "fsync=local") as shell:
+        await shell.write("b", b"the old one")
+        await shell.drain()
+        busy = any_store.block("write", times=COMMITS_AT_ONCE)
+        for number in range(COMMITS_AT_ONCE):  # nothing else can be stored meanwhile
+            await shell.write(f"busy-{number}", b"x")
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"the new one")
+        await shell.fsync(fd)
+        await shell.rename("a", "b")
+        await shell.rename("b", "c")
+        busy.release()
+        await shell.close(fd)
+        await shell.drain()
+        assert [name for name in await shell.ls() if "busy" not in name] == ["c"]
+    assert [key for key in await keys(any_store) if "busy" not in key] == ["c"]
+
+
+@HALF_A_LINK
+async def test_a_link_is_never_seen_as_a_file_after_a_crash(tmp_path):
+    async def prepare(shell):
+        await shell.write("file", b"x")
+
+    async def scenario(shell):
+        await shell.symlink("link", "target")
+
+    store, steps = MemoryStore(features=everything()), Steps(1, after=True)
+    while steps.done[steps.fatal - 1 : steps.fatal] != ["write link"]:
+        store, steps = MemoryStore(features=everything()), Steps(steps.fatal + 1, after=True)
+        assert not await run_until(store, tmp_path / f"{steps.fatal}", steps, prepare, scenario), (
+            "the link was not stored"
+        )
+    async with shell_on(store, tmp_path / f"{steps.fatal}") as shell:
+        assert stat.S_ISLNK((await shell.stat("link")).mode)
+
+
+@CLOSED
+async def test_the_last_close_waits_for_whoever_syncs_the_journal(any_store, tmp_path):
+    async with shell_on(any_store, tmp_path / "stage", "fsync=local") as shell:
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"bytes")
+        await shell.fsync(fd)
+        committer = shell.fs.context.committer
+        (content,) = committer.dirty
+        upload = any_store.block("write")
+        committer.start(content)
+        await upload.reached.wait()
+        async with content.staged.log._log._lock:  # as while another sync is under way
+            upload.release()
+            while content.needs_commit:
+                await trio.sleep(0.001)
+            await shell.close(fd)
+        await shell.drain()
+        assert committer.failed_uploads == 0
