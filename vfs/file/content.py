@@ -89,6 +89,7 @@ class Content:
         self._stage = stage
         self._staging = trio.Lock()
         self._draft: Draft | None = None
+        self._telling = False
         self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self.journal = FileJournal(lambda: self.staged, self._described)
         self._begun: Begun | None = None  # what an earlier daemon has done for the next version
@@ -281,7 +282,14 @@ class Content:
         """
         landed = await self._draft.landed() if self._draft is not None and self._tried else None
         if landed is not None:
-            self._take_landed(landed)
+            await self._settle_landed(landed)
+
+    async def _settle_landed(self, version: FileVersion) -> None:
+        draft = self._draft
+        self._take_landed(version)
+        if draft is not None:  # what it has begun since is nobody's
+            with suppress(VfsError):
+                await draft.abandon()
 
     def _take_landed(self, version: FileVersion) -> None:
         # Bytes that are clean now were clean when that commit was made, so it has them too.
@@ -307,6 +315,15 @@ class Content:
             await self.finish_move()
 
     async def _commit(self) -> None:
+        self._telling = True  # the stage stays until its journal says what has become of it
+        try:
+            while not await self._commit_frozen():
+                pass
+        finally:
+            self._telling = False
+
+    async def _commit_frozen(self) -> bool:
+        """Commit what the file holds; False when an earlier commit had landed: once more."""
         staged = await self.stage_for_writing()
         frozen = await staged.freeze(self.draft().commit_id)
         covered = self.changes
@@ -314,6 +331,8 @@ class Content:
         try:
             await staged.sync_log()
             version = await self._put(_Frozen(self, staged, frozen))
+            if version is None:
+                return False
             base = self.base
             # No await from here on: base, stage and tree change together.
             if base is not None:
@@ -329,9 +348,14 @@ class Content:
         finally:
             staged.thaw(stored=stored)
         with suppress(VfsError):  # the store has it, and a restart asks the store
-            await staged.sync_log()
+            if staged.log.promised:
+                # The attributes of the new version first: a restart that believes it stored would
+                # know none.
+                await self._stage.sync_names()
+            await staged.tell_stored(version)
+        return True
 
-    async def _put(self, content: "_Frozen") -> FileVersion:
+    async def _put(self, content: "_Frozen") -> FileVersion | None:
         draft, again = self.draft(), self._tried
         self._tried = True
         try:
@@ -340,8 +364,8 @@ class Content:
             landed = await draft.landed() if again else None
             if landed is None:
                 raise
-            self._take_landed(landed)
-            version = await self.draft().commit(content, self.owner.object_metadata())
+            await self._settle_landed(landed)
+            return None  # the next draft has an id of its own, to be journalled first
         self._tried = False
         return version
 
@@ -349,7 +373,16 @@ class Content:
 
     def _described(self) -> StagedState:
         nothing = Extent(0, 0)  # the staged file knows it better
-        return StagedState(self.owner.key, self.replaces, self.base, nothing, self.owner.about())
+        # Of a commit that may have taken effect a restart must know, or it meets itself.
+        tried = self._draft.commit_id if self._draft is not None and self._tried else None
+        return StagedState(
+            self.owner.key,
+            self.replaces,
+            self.base,
+            nothing,
+            self.owner.about(),
+            commit_id=tried,
+        )
 
     async def persist(self) -> None:
         """Return when what was written before the call survives a power cut.
@@ -424,9 +457,14 @@ class Content:
                 data = bytes(await self._fetcher.read(base, piece))
                 await staged.fill(piece, memoryview(data))
 
+    @property
+    def _is_used(self) -> bool:
+        frozen = self.staged is not None and self.staged.is_frozen
+        return frozen or self._telling or self.rescuing
+
     def release_stage(self) -> None:
         """Let the staged bytes go when the store has them all and nobody writes."""
-        if self.staged is not None and not self.staged.is_frozen and not self.rescuing:
+        if self.staged is not None and not self._is_used:
             self.staged.close()
             self.staged = None
 

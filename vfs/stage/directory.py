@@ -154,10 +154,10 @@ class Stage:
             log.warning("%s cannot be opened, left alone: %s", path, error.strerror)
             self.damaged.append(path)
             return None
-        staged.charge()
         if state is None or state.is_stored:
-            staged.close()
+            staged.discard()
             return None
+        staged.charge()
         return staged, state
 
     async def new_file(self, base_size: int) -> StagedFile:

@@ -12,13 +12,13 @@ the bytes, then the records of the journal that say where they are.
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from vfs.errors import CorruptError, VfsError
+from vfs.errors import CorruptError
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
@@ -63,6 +63,7 @@ class StagedFile:
         self._disk = disk
         self._readers = 0
         self._in_flight = Span(0, 0)  # what is being written: not clean any more, nor dirty yet
+        self._unsettled = False  # stored, and a restart may not find that told yet
         self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
@@ -87,8 +88,8 @@ class StagedFile:
         bytes are damaged: then nothing was changed.
         """
         state = self.log.open()
-        if state is None:
-            return None
+        if state is None or state.is_stored:
+            return state
         extent = state.extent
         self._open_bytes(extent)
         self.size, self.base_size = extent.size, extent.base_size
@@ -276,7 +277,7 @@ class StagedFile:
             if self.log.begun:
                 self.note()
                 if commit_id is not None:
-                    self.log.append(commit_record(commit_id), dirty=self.dirty)
+                    self.log.append(commit_record(commit_id, self.size), dirty=self.dirty)
             self._frozen = Frozen(self, self._disk, self._budget)
             self._commit_id = commit_id
             self._before_freeze, self._untold = self._untold, Written(self.size)
@@ -289,16 +290,16 @@ class StagedFile:
             return
         self._frozen = None
         if stored is not None:
+            self._unsettled = self.log.begun
             self.base_size = min(frozen.size, self.size)
             self.dirty = frozen.written_since.cut(self.size).add(Span(self.base_size, self.size))
-            self.tell_stored(stored)
         elif not self.log.begun:
             self._untold = self._before_freeze.then(self._untold)
         frozen.close()
 
     def drop_clean(self) -> None:
         """Give back the space of bytes that the store has."""
-        if self._frozen is not None or self._readers or self._fd < 0:
+        if self._frozen is not None or self._readers or self._unsettled or self._fd < 0:
             return
         clean = self.present.minus(self.dirty).minus(self.holes).remove(self._in_flight)
         for claim in self.log.claims():
@@ -330,7 +331,9 @@ class StagedFile:
                     record = write_record(told.cut, self._told_size, told.spans, self.log.boot)
                     self.log.append(record, dirty=self.dirty)
                     if self._commit_id is not None:
-                        self.log.append(commit_record(self._commit_id), dirty=self.dirty)
+                        self.log.append(
+                            commit_record(self._commit_id, self._frozen.size), dirty=self.dirty
+                        )
 
     def note(self) -> None:
         """Tell the journal what was written, so that it survives the daemon.
@@ -354,10 +357,14 @@ class StagedFile:
             with self._disk_errors():
                 self.log.append(*records, dirty=self.dirty)
 
-    def tell_stored(self, base: FileVersion) -> None:
-        """Journal that a commit has taken effect."""
-        with suppress(VfsError):  # known to the store; a restart asks it
-            self.tell(stored_record(base))
+    async def tell_stored(self, base: FileVersion) -> None:
+        """Journal that a commit has taken effect, after `thaw`; until then nothing is given back.
+
+        Errors: FullError, VfsError when the disk fails: the store knows, and a restart asks it.
+        """
+        self.tell(stored_record(base))
+        await self.sync_log()
+        self._unsettled = False
 
     async def sync_log(self) -> None:
         """Return when the journal is on the disk, if a reboot is to read it.
@@ -407,6 +414,12 @@ class StagedFile:
             yield
         except OSError as error:
             raise stage_error(error, self.path) from error
+
+    def discard(self) -> None:
+        """Remove what an earlier owner has left and nobody wants, opened or not."""
+        self.close()
+        self.log.discard()
+        self.path.unlink(missing_ok=True)
 
     async def forget(self) -> None:
         """Return when no restart takes the file up any more.

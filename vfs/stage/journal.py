@@ -187,9 +187,13 @@ def about_record(about: About) -> Record:
     return {"op": "about", "about": dict(about)}
 
 
-def commit_record(commit_id: str) -> Record:
-    """Return the record of a commit that begins with the file as it is."""
-    return {"op": "commit", "id": commit_id, "since": None}
+def commit_record(commit_id: str, size: int) -> Record:
+    """Return the record of a commit that begins with the file as it is.
+
+    The size is told, because what made the file that long may not count after a reboot.
+    """
+    since = _extent_value(Extent(size, size))
+    return {"op": "commit", "id": commit_id, "since": since}
 
 
 def upload_record(upload: Upload) -> Record:

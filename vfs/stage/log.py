@@ -146,6 +146,11 @@ class FileLog:
         state = replay(records, self.boot)
         return [] if state is None else records_of(replace(state, promised=True))
 
+    def discard(self) -> None:
+        """Remove the log of an earlier owner, whatever is in it."""
+        self._log.close()
+        self.path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the log; that nothing of it counts any more was made durable before."""
         if self.begun:

@@ -155,8 +155,15 @@ class Files:
             raise InvalidError("not a regular file", key=node.key)
         self._context.check_writable()
         content = self._context.content(node)
-        if content.size != size:
-            await content.truncate(size)
+        content.handles += 1  # its staged bytes stay, whichever commit ends meanwhile
+        try:
+            if content.size != size:
+                await content.truncate(size)
+        except VfsError:
+            content.handles -= 1
+            self._namespace.let_go(node)
+            raise
+        content.handles -= 1
         self._written(node, content)
 
     async def flush(self, number: HandleId) -> None:

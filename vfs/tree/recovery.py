@@ -115,7 +115,9 @@ async def _move(
         return
     if moved is not None:
         version = moved.pin.version
-        await _move_entry(fs, file.pin.key, target, record, version=version)
+        await _move_entry(
+            fs, file.pin.key, target, record, version=version, before=file.pin.version
+        )
 
 
 async def _is_copy(layout: Layout, one: FileVersion, other: FileVersion) -> bool:
@@ -155,6 +157,7 @@ async def _move_entry(
     record: Mapping[str, Value],
     *,
     version: Version | None,
+    before: Version | None = None,
 ) -> None:
     """Give a renamed name its attributes, unless it has newer ones."""
     context = fs.context
@@ -162,6 +165,8 @@ async def _move_entry(
     directory, _, name = target.rpartition("/")
     attributes = _attributes(record)
     known = (await context.sidecars.refresh(Key(directory), 0)).get(name)
+    if known is not None and before is not None and known.version == before:
+        attributes = known  # changed after the rename was answered
     if attributes is not None and (known is None or known.version != version):
         moved = replace(attributes, version=version)
         context.journal.append(context.sidecars.change(Key(directory), name, moved))

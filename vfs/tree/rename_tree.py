@@ -13,6 +13,7 @@ from vfs import names
 from vfs.errors import NotEmptyError, VfsError
 from vfs.layout.base import Entry, FileVersion
 from vfs.tasks import open_tasks
+from vfs.tree.attributes import effective
 from vfs.tree.context import Context
 from vfs.values import Key
 
@@ -59,16 +60,18 @@ async def _move_level(
     await context.layout.make_directory(there)
     await context.sidecars.refresh(here, 0)
     below: list[str] = []
+    sources: dict[str, FileVersion] = {}
     cursor: str | None = None
     while True:
         page = await context.layout.list(here, cursor)
         below += [entry.name for entry in page.entries if entry.is_directory]
         files = [entry for entry in page.entries if entry.file is not None]
+        sources |= {entry.name: entry.file for entry in files if entry.file is not None}
         await _move_files(context, files, there, renamed)
         cursor = page.cursor
         if cursor is None:
             break
-    await _move_attributes(context, here, there, renamed)
+    await _move_attributes(context, here, there, renamed, sources)
     await context.sidecars.upload(there)
     return below
 
@@ -108,7 +111,11 @@ def _keep_attributes(
 
 
 async def _move_attributes(
-    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
+    context: Context,
+    here: Key,
+    there: Key,
+    renamed: dict[Key, FileVersion],
+    sources: dict[str, FileVersion],
 ) -> None:
     await context.sidecars.refresh(there, 0)
     for name, entry in context.sidecars.take(here).items():
@@ -125,5 +132,7 @@ async def _move_attributes(
             if moved is None or (known is not None and known.version == moved.pin.version):
                 continue
         if moved is not None:
+            if name in sources:  # of what another tool has written since, little is true
+                attributes = effective(attributes, sources[name], context.defaults)
             attributes = replace(attributes, version=moved.pin.version)
         context.journal.append(context.sidecars.change(there, name, attributes))
