@@ -20,9 +20,6 @@ REPLACED = pytest.mark.xfail(
 HALF_A_LINK = pytest.mark.xfail(
     strict=True, reason="what a name is gets journalled only when its content is stored"
 )
-CLOSED = pytest.mark.xfail(
-    strict=True, reason="a journal is closed under the thread that writes it"
-)
 
 
 @pytest.fixture(params=["moves", "copies"])
@@ -94,7 +91,6 @@ async def test_a_link_is_never_seen_as_a_file_after_a_crash(tmp_path):
         assert stat.S_ISLNK((await shell.stat("link")).mode)
 
 
-@CLOSED
 async def test_the_last_close_waits_for_whoever_syncs_the_journal(any_store, tmp_path):
     async with shell_on(any_store, tmp_path / "stage", "fsync=local") as shell:
         fd = await shell.create("a")

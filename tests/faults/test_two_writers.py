@@ -415,7 +415,7 @@ def two_hosts(store, *options):
         hosts = []
         for mount in (one, two):
             mount.expect_log(
-                f"{LOST}|: somebody else has written this file|its old version is gone"
+                f"{LOST}|: somebody else has written this file|its old version is gone|stays in the stage"
             )
             host = Host(mount)
             stack.callback(host.end)

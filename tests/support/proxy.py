@@ -13,6 +13,7 @@ S3 API; without an operation a fault fits every one, without a key every key.
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -270,6 +271,7 @@ def storm(
 
     What the gateway answers to the operations of `answered` comes through.
     """
+    turns: Counter[int] = Counter()
 
     def choose(request: Request) -> Action | None:
         if pick.random() >= rate:
@@ -285,7 +287,8 @@ def storm(
             actions += [ResetReply(pick.random()), LoseReply()]
         if request.operation == "GetObject":
             actions += [Shorten(pick.randrange(1, 4096)), ResetReply(pick.random())]
-        return pick.choice(actions)
+        turns[len(actions)] += 1  # each kind has its turn, so that none is missing
+        return actions[turns[len(actions)] % len(actions)]
 
     return choose
 
