@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import random
-import select
 import socket
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from tests.support.mount import Bucket, Directory, mounted
 from tests.support.proxy import FaultProxy, Hold
 from tests.support.rgw import rgw
 from tests.support.tree import get, keys, put, shell_on
+from tests.support.wait import readable
 from vfs.errors import ConflictError, StaleError
 from vfs.store.config import StoreConfig
 from vfs.store.memory import MemoryStore, everything
@@ -355,7 +355,7 @@ class Host:
         self.process.stdin.flush()
 
     def hear(self) -> tuple[str, object]:
-        if not select.select([self.process.stdout], [], [], LIMIT_S)[0]:
+        if not readable(self.process.stdout, LIMIT_S):
             self.mount.abort()
             raise AssertionError("no answer: the mount hangs")
         return tuple(json.loads(self.process.stdout.readline()))

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import select
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tests.support.behind import BehindProxy
 from tests.support.mount import VFS, mounted, wait_until
 from tests.support.proxy import FaultProxy, Hold, no_worse_than, storm
 from tests.support.rgw import rgw
+from tests.support.wait import readable
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -223,7 +223,7 @@ def say(process):
 
 def hear(process, limit_s=90):
     """Return the next line; a mount that does not answer at all is no place to wait in."""
-    assert select.select([process.stdout], [], [], limit_s)[0], "no answer"
+    assert readable(process.stdout, limit_s), "no answer"
     return process.stdout.readline().strip()
 
 

@@ -148,17 +148,21 @@ class Stage:
             state = await trio.to_thread.run_sync(staged.reopen)
         except VfsError as error:
             log.warning("staged bytes cannot be taken up, left alone: %s", error.message)
-            self.damaged.append(path)
+            self._leave_alone(staged)
             return None
         except OSError as error:
             log.warning("%s cannot be opened, left alone: %s", path, error.strerror)
-            self.damaged.append(path)
+            self._leave_alone(staged)
             return None
         if state is None or state.is_stored:
             staged.discard()
             return None
         staged.charge()
         return staged, state
+
+    def _leave_alone(self, staged: StagedFile) -> None:
+        staged.leave()
+        self.damaged.append(staged.path)
 
     async def new_file(self, base_size: int) -> StagedFile:
         """Make an empty staged file over a base of that size."""
@@ -187,7 +191,9 @@ class Stage:
             raise stage_error(error, self.path) from error
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Give the directory up; what is staged stays for the next owner."""
+        for staged in list(self._staged):
+            staged.leave()
         self.names.close()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)

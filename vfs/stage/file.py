@@ -429,6 +429,13 @@ class StagedFile:
         self.tell(GONE)
         await self.sync_log()
 
+    def leave(self) -> None:
+        """Let go of the file and its journal as they are, for the next owner of the stage."""
+        self.log.leave()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def close(self) -> None:
         """Remove the file and give its space back."""
         if self._fd < 0:

@@ -146,6 +146,10 @@ class FileLog:
         state = replay(records, self.boot)
         return [] if state is None else records_of(replace(state, promised=True))
 
+    def leave(self) -> None:
+        """Close the log and keep it."""
+        self._log.close()
+
     def discard(self) -> None:
         """Remove the log of an earlier owner, whatever is in it."""
         self._log.close()
