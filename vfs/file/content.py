@@ -270,10 +270,7 @@ class Content:
         """Forget a draft whose target or condition is not right any more."""
         draft, self._draft = self._draft, None  # at once: no part may follow
         if draft is not None:
-            try:
-                await draft.abandon()
-            except VfsError as error:
-                log.debug("upload of %r not aborted: %s", self.owner.key, error.message)
+            await draft.abandon()
 
     async def settle(self) -> None:
         """Find out whether a commit whose answer was lost has taken effect, and take note of it.
@@ -288,8 +285,7 @@ class Content:
         draft = self._draft
         self._take_landed(version)
         if draft is not None:  # what it has begun since is nobody's
-            with suppress(VfsError):
-                await draft.abandon()
+            await draft.abandon()
 
     def _take_landed(self, version: FileVersion) -> None:
         # Bytes that are clean now were clean when that commit was made, so it has them too.
@@ -424,8 +420,7 @@ class Content:
         try:
             return await draft.commit(_Frozen(self, staged, frozen), self.owner.object_metadata())
         except VfsError:
-            with suppress(VfsError):
-                await draft.abandon()
+            await draft.abandon()
             raise
         finally:
             staged.thaw(stored=None)

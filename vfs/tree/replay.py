@@ -44,6 +44,7 @@ async def take_up(
     replaced = {name for record in decisions for name in _over(record)}
     for staged, state in leftovers:
         if staged.path.name in replaced:  # a rename has given its name to another file
+            fs.context.stage.uploads.discard(state.upload)
             await staged.forget()
             staged.close()
             continue
@@ -103,8 +104,7 @@ class _Resumed:
         await self._keep(self._staged.settle_log)
         if elsewhere:
             content.journal.retarget()
-            with trio.move_on_after(ABORT_S):
-                await content.retarget()
+            await content.retarget()
         if move is not None:
             self._resume_move(node, move)
         await self._keep(content.persist)
@@ -164,10 +164,6 @@ class _Resumed:
             directory_of(parent).note(name, None, pending=True)
         content.moved_from = file
         content.after_move = lambda: self._fs.namespace.moved(node)
-
-
-ABORT_S = 10.0
-"""An upload that is not wanted any more is given up within this, or left to the store's rules."""
 
 
 def _expected(target: Key, version: Value) -> FileVersion | None:
