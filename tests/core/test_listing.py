@@ -212,6 +212,56 @@ async def test_our_own_changes_win_over_a_listing_that_is_behind(store, tmp_path
         assert await shell.ls() == ["new"]
 
 
+@pytest.mark.parametrize("look", ["ls", "exists"])
+async def test_a_listing_that_began_before_a_commit_does_not_hide_the_file(store, tmp_path, look):
+    async with shell_on(store, tmp_path, TTL, "negative_ttl=0") as shell:
+        await shell.write("other", b"x")
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"x")
+        late = store.hold_answer("list", key="")
+        found = []
+
+        async def ask():
+            found.append(await shell.ls() if look == "ls" else await shell.stat("other"))
+            found.append(await shell.exists("a"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await late.reached.wait()
+            await shell.close(fd)
+            late.release()
+        assert found[-1]
+        if look == "ls":
+            assert found[0] == ["a", "other"]
+
+
+async def test_a_file_stored_while_a_large_directory_is_read_is_shown(
+    backend, store, tmp_path, monkeypatch, virtual_time
+):
+    from vfs.tree import listing  # noqa: PLC0415
+
+    monkeypatch.setattr(listing, "KEPT_ENTRIES", 1500)
+    await fill(backend, 4500)
+    async with shell_on(store, tmp_path, "metadata_ttl=5s") as shell:
+        fd = await shell.create("a")
+        removed = await shell.create("b")
+        await shell.pwrite(fd, 0, b"x")
+        stream = shell.fs.reading.stream(await shell.fs.reading.open(await shell.node("")))
+        names = [(await stream.at(position)).name for position in range(2000)]
+        await shell.close(fd)
+        await shell.close(removed)
+        await trio.sleep(60)
+        await shell.unlink("b")
+        await trio.sleep(60)
+        assert await shell.exists("a")
+        position = len(names)
+        while (node := await stream.at(position)) is not None:
+            names.append(node.name)
+            position += 1
+        assert len(names) == len(set(names)) == 4501
+        assert "a" in names
+
+
 async def test_a_pending_name_never_expires(store, tmp_path, virtual_time):
     async with shell_on(store, tmp_path, "metadata_ttl=1s") as shell:
         fd = await shell.create("a")

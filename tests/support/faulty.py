@@ -50,6 +50,7 @@ class Fault:
     delay_s: float = 0.0
     reached: trio.Event = field(default_factory=trio.Event)  # a call has come this far
     gate: trio.Event | None = None
+    late: bool = False  # the gate holds the answer back, not the call
 
     def fits(self, asked: Asked) -> bool:
         return (
@@ -93,6 +94,9 @@ class FaultyStore(WrappedStore):
 
     def block(self, operation: str, *, key: str | None = None, times: int = 1) -> Fault:
         return self._add(Fault(operation, _key(key), times, gate=trio.Event()))
+
+    def hold_answer(self, operation: str, *, key: str | None = None, times: int = 1) -> Fault:
+        return self._add(Fault(operation, _key(key), times, gate=trio.Event(), late=True))
 
     def _add(self, fault: Fault) -> Fault:
         self.script.append(fault)
@@ -168,14 +172,18 @@ class FaultyStore(WrappedStore):
 
 
 async def _suffer(fault: Fault, run: Callable[[], Awaitable[T]]) -> T:
-    fault.reached.set()
-    if fault.gate is not None:
+    if fault.gate is not None and not fault.late:
+        fault.reached.set()
         await fault.gate.wait()
     if fault.delay_s:
         await trio.sleep(fault.delay_s)
     if fault.before is not None:
+        fault.reached.set()
         raise fault.before
     answer = await run()
+    fault.reached.set()
+    if fault.gate is not None and fault.late:
+        await fault.gate.wait()
     if fault.after is not None:
         raise fault.after
     return answer

@@ -6,6 +6,7 @@ a page of names is asked name by name, unless it has just been listed whole for 
 """
 
 import logging
+import math
 from dataclasses import replace
 
 import trio
@@ -44,13 +45,18 @@ class Listings:
         self.ttl_s = ttl_s
         self.negative_ttl_s = negative_ttl_s
 
-    def own(self, parent: Node, name: str) -> tuple[bool, Node | None]:
-        """Return whether our own change decides a name, and the node that it gives it."""
+    def own(self, parent: Node, name: str, asked_s: float = math.inf) -> tuple[bool, Node | None]:
+        """Return whether our own change decides a name, and the node that it gives it.
+
+        It does so over any answer to what was asked at `asked_s`, before the store had the change.
+        """
         directory = directory_of(parent)
         change = directory.changes.get(name)
         if change is None:
             return False, None
-        if not change.pending and trio.current_time() - change.at_s >= self.ttl_s:
+        if change.pending or change.at_s > asked_s:
+            return True, change.node
+        if trio.current_time() - change.at_s >= self.ttl_s:
             del directory.changes[name]
             return False, None
         return True, change.node
@@ -81,8 +87,9 @@ class Listings:
         known = directory_of(parent).children.get(name)
         if known is not None and trio.current_time() - known.checked_s < age:
             return known
+        asked_s = trio.current_time()
         entry = await self._entry(parent, name, age)
-        decided, node = self.own(parent, name)  # changed while we asked?
+        decided, node = self.own(parent, name, asked_s)  # changed while we asked?
         if decided:
             return node
         if entry is None:
@@ -129,10 +136,11 @@ class Listings:
         decided, node = self.own(parent, name)
         if decided:
             return node
+        asked_s = trio.current_time()
         entry = await self._layout.find(names.child(parent.key, name))
         if entry is not None:
             await self._sidecars.refresh(parent.key, self.ttl_s)
-        decided, node = self.own(parent, name)
+        decided, node = self.own(parent, name, asked_s)
         if decided or entry is None:
             return node
         return self.reconcile(parent, entry)

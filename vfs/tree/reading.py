@@ -5,7 +5,7 @@ once. A larger one streams page by page; positions count names from the beginnin
 restarts it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import trio
 
@@ -65,51 +65,60 @@ class DirectoryStream:
         directory = directory_of(node)
         if node.detached:
             return
+        began_s = trio.current_time()
+        # What is pending now may be stored while we read, behind the page that would show it.
+        made = {
+            name: one.node for name, one in directory.changes.items() if one.node and one.pending
+        }
+        seen: set[str] = set()
         await context.listings.load(node, context.listings.ttl_s, whole=True)
         if directory.entries is not None:
             self._seen_s = directory.listed_s
-            yield self._with_own(list(directory.entries.values()))
+            shown = self._overlay(list(directory.entries.values()), made, seen)
+            yield shown + self._rest(made, seen, began_s)
             return
         await context.sidecars.refresh(node.key, context.listings.ttl_s)
         cursor: str | None = None
-        seen_own: set[str] = set()
         while True:
             self._seen_s = trio.current_time()
             page = await context.layout.list(node.key, cursor)
-            shown, names = self._overlay(list(page.entries))
-            seen_own |= names
-            yield shown
+            yield self._overlay(list(page.entries), made, seen)
             cursor = page.cursor
             if cursor is None:
                 break
-        yield self._rest(seen_own)
+        yield self._rest(made, seen, began_s)
 
-    def _with_own(self, entries: list[Entry]) -> list[Entry | Node]:
-        shown, seen = self._overlay(entries)
-        return shown + self._rest(seen)
-
-    def _overlay(self, entries: list[Entry]) -> tuple[list[Entry | Node], set[str]]:
-        """Replace what our own changes decide; return also the names that they decided."""
+    def _overlay(
+        self, entries: list[Entry], made: Mapping[str, Node], seen: set[str]
+    ) -> list[Entry | Node]:
+        """Replace what our own changes decide; note of our own names which were met."""
         shown: list[Entry | Node] = []
-        names: set[str] = set()
         for entry in entries:
-            decided, own = self._context.listings.own(self.node, entry.name)
+            decided, own = self._context.listings.own(self.node, entry.name, self._seen_s)
+            if decided or entry.name in made:
+                seen.add(entry.name)
             if not decided:
                 shown.append(entry)
-            else:
-                names.add(entry.name)
-                if own is not None:
-                    shown.append(own)
-        return shown, names
+            elif own is not None:
+                shown.append(own)
+        return shown
 
-    def _rest(self, seen: set[str]) -> list[Entry | Node]:
-        """Return our own new names that the listing did not show."""
+    def _rest(self, made: Mapping[str, Node], seen: set[str], began_s: float) -> list[Entry | Node]:
+        """Return our own names that the listing did not show."""
         out: list[Entry | Node] = []
-        for name in list(directory_of(self.node).changes):
-            decided, own = self._context.listings.own(self.node, name)
-            if decided and own is not None and name not in seen:
+        changes = list(directory_of(self.node).changes)
+        for name in (*made, *(name for name in changes if name not in made)):
+            if name in seen:
+                continue
+            decided, own = self._context.listings.own(self.node, name, began_s)
+            if decided and own is not None:
                 out.append(own)
+            elif not decided and (node := made.get(name)) and self._is_here(node, name):
+                out.append(Entry(name, node.file))
         return out
+
+    def _is_here(self, node: Node, name: str) -> bool:
+        return not node.detached and node.parent is self.node and node.name == name
 
 
 class Reading:
