@@ -86,7 +86,7 @@ def object_fields(info: ObjectInfo, where: Location) -> dict[str, object]:
         "mtime": show_time(info.mtime_ns),
         "version": info.version,
         "version_id": info.version_id,
-        "storage_class": info.storage_class,
+        "storage_class": info.storage_class or None,
     }
 
 

@@ -36,7 +36,7 @@ def test_a_url_names_bucket_prefix_and_endpoint(url, bucket, prefix, endpoint):
 @pytest.mark.parametrize(
     "url",
     ["s3://", "s3:///x", "s3+ftp://h/b", "s3+http://host", "gs://b", "s3+https://k:hush@h/b",
-     "s3://k:hush@bucket/x"],
+     "s3://k:hush@bucket/x", "s3://b?x=hush", "s3://b#hush/x", "s3://b/../x", "s3://b/a/./x"],
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_repeating_secrets(url):
     with pytest.raises(ConfigError) as caught:

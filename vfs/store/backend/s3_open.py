@@ -100,7 +100,13 @@ def parse_s3_url(url: str) -> S3Address:
     bucket, _, prefix = found["path"].partition("/")
     if not bucket or "@" in bucket:
         raise ConfigError("an S3 URL names a bucket: s3://BUCKET/PREFIX")
+    if strange := set("?#&= ") & set(bucket):
+        raise ConfigError(
+            f"a bucket name has no {min(strange)!r}: options are given as NAME=VALUE beside the URL"
+        )
     prefix = prefix.rstrip("/")
+    if {".", ".."} & set(prefix.split("/")):
+        raise ConfigError("a prefix is taken literally: write it without . and ..")
     return S3Address(
         url.rstrip("/"),
         bucket,
