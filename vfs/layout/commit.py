@@ -26,6 +26,7 @@ from vfs.layout.digests import Digests
 from vfs.layout.parts import SentPart, SentParts, Step
 from vfs.layout.read_back import read_back
 from vfs.layout.uploads import Uploads
+from vfs.layout.zeros import ZeroObjects
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -64,6 +65,7 @@ class PlainDraft(Draft):
         part_bytes: int | None,
         log: UploadLog,
         uploads: Uploads,
+        zeros: ZeroObjects,
         begun: Begun | None = None,
         digests: Digests | None = None,
         verify: bool = False,
@@ -76,6 +78,7 @@ class PlainDraft(Draft):
         self._part_bytes = part_bytes
         self._log = log
         self._uploads = uploads
+        self._zeros = zeros
         self._digests = digests
         self._verify = verify
         self._rules = store.features.parts
@@ -132,6 +135,10 @@ class PlainDraft(Draft):
     async def _send(self, number: int, span: Span, body: Body) -> Part:
         upload = await self._begun()
         self._starting(number)
+        if body.is_hole(Span(0, body.size)):
+            part = await self._zeros.copy_part(upload, number, body.size, span.start)
+            if part is not None:
+                return part
         return await self._store.upload_part(upload, number, body, offset=span.start)
 
     @property
@@ -308,17 +315,16 @@ class PlainDraft(Draft):
         return parts.plan_commit(content.size, clean, list(self._sent), self._grid, self._rules)
 
     async def _carry_out(self, step: Step, content: Content) -> Part:
-        upload = await self._begun()
         number, span = step.number, step.span
-        self._starting(number)
         if step.copy and self._base is not None:
+            upload = await self._begun()
+            self._starting(number)
             self._has_copies = True
             part = await self._store.copy_part(
                 upload, number, self._base.pin, span, offset=span.start
             )
         else:
-            body = await content.body(span)
-            part = await self._store.upload_part(upload, number, body, offset=span.start)
+            part = await self._send(number, span, await content.body(span))
         self._log.progress()
         if content.is_latest(span):
             self._keep(part, span)  # for the next attempt, should this one fail

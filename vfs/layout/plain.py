@@ -33,6 +33,7 @@ from vfs.layout.base import (
 from vfs.layout.commit import WRITE_BYTES, PlainDraft
 from vfs.layout.digests import DIGESTS, DIGESTS_OF_DIRECTORY, Digests
 from vfs.layout.uploads import DirectUploads, Uploads
+from vfs.layout.zeros import ZEROS, ZeroObjects
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -47,6 +48,9 @@ from vfs.store.base import (
 )
 from vfs.tasks import open_tasks
 from vfs.values import Key, Span, Version
+
+_LASTING = (f"{DIGESTS}/", f"{DIGESTS_OF_DIRECTORY}/", f"{ZEROS}/", f"{names.OWN_DIRECTORY}/lock")
+"""What a mount leaves for all to come; anything else of ours belongs to one that lives."""
 
 
 class _Untouched(Content):
@@ -92,6 +96,7 @@ class PlainLayout(Layout):
     ) -> None:
         self._store = store
         self._uploads = uploads or DirectUploads(store)
+        self._zeros = ZeroObjects(store, self._uploads)
         self._part_bytes = part_bytes
         self._digests = digests
         self._verify_uploads = verify_uploads
@@ -198,6 +203,7 @@ class PlainLayout(Layout):
             part_bytes=self._part_bytes,
             log=log,
             uploads=self._uploads,
+            zeros=self._zeros,
             begun=begun,
             digests=self._digests,
             verify=self._verify_uploads,
@@ -332,8 +338,7 @@ class PlainLayout(Layout):
                 break
         for key in left:
             inside = names.OWN_DIRECTORY + "/" + key[len(own) :]
-            ours = (f"{DIGESTS}/", f"{DIGESTS_OF_DIRECTORY}/", f"{names.OWN_DIRECTORY}/lock")
-            if not key.endswith("/") and not inside.startswith(ours):
+            if not key.endswith("/") and not inside.startswith(_LASTING):
                 raise BusyError("temporary objects of another mount live there", key=directory)
         left.reverse()  # what a directory holds goes before the directory
         for first in range(0, len(left), self._store.features.remove_max_keys):

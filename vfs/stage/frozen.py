@@ -163,6 +163,10 @@ class LiveBody(Body):
         except OSError as error:  # also when the file has lost its name, and so its stage
             raise stage_error(error, self._file.path) from error
 
+    @override
+    def is_hole(self, span: Span) -> bool:
+        return self._file.holes.covers(span.shift(self._start))
+
 
 def _unnamed_file(directory: Path) -> int:
     """Open a file that has no name and vanishes with its descriptor."""

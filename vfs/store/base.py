@@ -189,6 +189,7 @@ class Features:
     remove_if_version: bool = False
     multipart: bool = False
     copy_part: bool = False
+    sparse: bool = False  # a hole in what is written takes neither time nor space
     move: bool = False  # atomic, also of a whole directory (both keys end in `/`)
     versions: bool = False  # the bucket keeps older versions, readable by version_id
     metadata: bool = False  # user metadata is kept

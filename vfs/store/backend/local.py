@@ -55,6 +55,7 @@ from vfs.store.base import (
     Store,
     Upload,
 )
+from vfs.store.zeros import zeros_digest
 from vfs.values import Key, Span, Version
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ _FEATURES = Features(
     remove_if_version=True,
     multipart=True,
     copy_part=True,
+    sparse=True,
     move=True,
     remove_max_keys=1000,
     max_key_bytes=MAX_KEY_BYTES,  # each component is checked by itself
@@ -215,7 +217,7 @@ class LocalStore(Store):
             whole = Span(0, body.size)
             if body.is_hole(whole):  # a terabyte of it takes no time
                 local_disk.fill_zeros(fd, whole.shift(start))
-                return local_disk.zeros_digest(body.size)
+                return zeros_digest(body.size)
             digest = hashlib.sha256()
             local_disk.write_body(fd, body, start, partial(_pause_part, places), digest)
             return digest.hexdigest()

@@ -5,8 +5,6 @@ Nothing here knows keys or conditions. All of it blocks; all of it is called in 
 
 import ctypes
 import errno
-import functools
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +12,13 @@ from typing import Protocol
 
 from vfs.clock import wall_ns
 from vfs.store.base import SHA256, Body
+from vfs.store.zeros import ZEROS
 from vfs.values import MIB, Span, Version
 
 PIECE_BYTES = MIB
 COPY_BYTES = 64 * MIB
 """One copy_file_range call: long enough to be cheap, short enough to notice a cancellation."""
 
-_ZEROS = bytearray(PIECE_BYTES)  # never written to
 _XATTR_PREFIX = "user.vfs."
 _SHA256_OF = "sha256-of"  # the modification time, in ns, of the bytes that the sha256 is of
 
@@ -72,7 +70,7 @@ def fill_zeros(fd: int, span: Span) -> None:
         if error.errno not in _MISSING_CALL:
             raise
         for piece in span.pieces(PIECE_BYTES):
-            write_all(fd, memoryview(_ZEROS)[: piece.size], piece.start)
+            write_all(fd, memoryview(ZEROS)[: piece.size], piece.start)
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
@@ -106,15 +104,6 @@ class Digest(Protocol):
         ...
 
 
-@functools.lru_cache(maxsize=64)
-def zeros_digest(size: int) -> str:
-    """Return the SHA-256 of so many zeros: parts come in few sizes."""
-    digest = hashlib.sha256()
-    for piece in Span(0, size).pieces(PIECE_BYTES):
-        digest.update(memoryview(_ZEROS)[: piece.size])
-    return digest.hexdigest()
-
-
 def write_body(
     fd: int,
     body: Body,
@@ -133,13 +122,13 @@ def write_body(
         if body.is_hole(piece):
             fill_zeros(fd, piece.shift(offset))
             if digest is not None:
-                digest.update(memoryview(_ZEROS)[: piece.size])
+                digest.update(memoryview(ZEROS)[: piece.size])
             continue
         body.read_into(piece.start, view[: piece.size])
         if digest is not None:
             digest.update(view[: piece.size])
         # Comparing costs 12 us per MiB; only whole pieces, which compare as one memcmp.
-        if piece.size == PIECE_BYTES and buffer == _ZEROS:
+        if piece.size == PIECE_BYTES and buffer == ZEROS:
             fill_zeros(fd, piece.shift(offset))
         else:
             write_all(fd, view[: piece.size], piece.start + offset)
