@@ -42,6 +42,7 @@ async def sent(store, parts):
         await trio.sleep(0.1)
 
 
+@pytest.mark.promise("S-write-15")
 async def test_an_abort_that_fails_is_tried_until_it_succeeds(
     store, memory, tmp_path, autojump_clock
 ):
@@ -85,6 +86,7 @@ async def test_an_unmount_tries_the_abort_at_once(store, memory, tmp_path):
     assert uploads(memory) == []
 
 
+@pytest.mark.promise("S-write-15")
 async def test_the_next_mount_aborts_what_the_last_one_could_not(store, memory, tmp_path):
     store.fail("abort_upload", TransientError("no network"), times=1000)
     async with tree_on(store, tmp_path / "stage") as mount:
@@ -131,6 +133,7 @@ async def test_an_upload_whose_asker_has_gone_is_aborted_when_it_is_answered(
     assert uploads(memory) == []
 
 
+@pytest.mark.promise("S-write-15")
 async def test_uploads_of_others_are_left_alone(store, memory, tmp_path):
     foreign = await memory.begin_upload(Key("a"), properties=Properties({}))
     async with shell_on(store, tmp_path / "stage") as shell:

@@ -39,6 +39,7 @@ async def write_sparse(shell, name="image"):
     return bytes(100 * MIB) + b"data" + bytes(100 * MIB - 4)
 
 
+@pytest.mark.promise("S-write-14")
 async def test_a_sparse_file_is_stored_without_sending_its_zeros(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         wanted = await write_sparse(shell)
