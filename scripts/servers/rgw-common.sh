@@ -14,6 +14,8 @@ mon_port=$((port + 1000))
 # Keys of a server that only loopback reaches.
 access_key=vfs-test-access
 secret_key=vfs-test-secret-0000000000000000000000
+second_access_key=vfs-second-access # of the same user
+second_secret_key=vfs-second-secret-0123456789
 other_access_key=vfs-other-access
 other_secret_key=vfs-other-secret-000000000000000000000
 

@@ -119,6 +119,8 @@ healthy() { curl --fail --silent --output /dev/null "http://127.0.0.1:$port/swif
 create_users() {
   admin_ user create --uid=vfs --display-name=vfs \
     --access-key="$access_key" --secret-key="$secret_key"
+  admin_ key create --uid=vfs --key-type=s3 \
+    --access-key="$second_access_key" --secret-key="$second_secret_key"
   admin_ user create --uid=other --display-name=other \
     --access-key="$other_access_key" --secret-key="$other_secret_key"
   local class
@@ -175,6 +177,8 @@ RGW_TLS_ENDPOINT=https://localhost:$tls_port
 RGW_CA=$home/ca.pem
 RGW_ACCESS_KEY=$access_key
 RGW_SECRET_KEY=$secret_key
+RGW_SECOND_ACCESS_KEY=$second_access_key
+RGW_SECOND_SECRET_KEY=$second_secret_key
 RGW_OTHER_ACCESS_KEY=$other_access_key
 RGW_OTHER_SECRET_KEY=$other_secret_key
 ENV

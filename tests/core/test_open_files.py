@@ -11,7 +11,15 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.faulty import FaultyStore
 from tests.support.tree import get, keys, put, shell_on
-from vfs.errors import ExistsError, FullError, StaleError, TooLargeError, TransientError, VfsError
+from vfs.errors import (
+    DeniedError,
+    ExistsError,
+    FullError,
+    StaleError,
+    TooLargeError,
+    TransientError,
+    VfsError,
+)
 from vfs.store.base import ABSENT, PartRules
 from vfs.store.memory import MemoryStore, everything
 from vfs.values import MIB
@@ -356,6 +364,26 @@ async def test_every_failed_fsync_is_told_and_a_close_too(
         assert await shell.read("a") == b"precious"
         await trio.sleep(3600)
         assert await get(store, "a") == b"precious"
+
+
+async def test_a_file_that_the_store_denies_is_not_opened_for_writing(
+    store, tmp_path, virtual_time, expect_log
+):
+    expect_log("upload of 'a' failed")
+    async with shell_on(store, tmp_path) as shell:
+        store.fail("write", DeniedError("the object is locked"), key="a", times=3)
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"x")
+        for _ in range(2):
+            with pytest.raises(DeniedError, match="locked"):
+                await shell.fsync(fd)
+        with pytest.raises(DeniedError, match="locked"):
+            await shell.open("a")
+        assert await shell.read("a") == b"x"
+        await shell.write("b", b"another file is none of its business")
+        await trio.sleep(100)
+        await shell.close(await shell.open("a"))
+        await shell.close(fd)
 
 
 async def test_a_store_that_hangs_fails_fsync_after_the_time_limit(store, tmp_path, virtual_time):

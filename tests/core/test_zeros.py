@@ -51,9 +51,7 @@ async def test_a_sparse_file_is_stored_without_sending_its_zeros(store, tmp_path
     assert await zeros(store) == [f"{ZEROS}/{SIZES[0]}"]
 
 
-async def test_zeros_that_were_found_are_read_before_they_are_believed(
-    store, tmp_path, expect_log
-):
+async def test_zeros_that_were_found_are_read_before_they_are_believed(store, tmp_path, expect_log):
     expect_log("does not hold 5242880 zeros")
     await put(store, f"{ZEROS}/{SIZES[0]}", bytes(SIZES[0] - 1) + b"x")
     async with shell_on(store, tmp_path) as shell:

@@ -32,12 +32,15 @@ def _start() -> dict[str, str] | str:
     return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
 
-def rgw(*, tls: bool = False, other: bool = False) -> S3Access:
-    """Return access to the gateway, as its first or its other user; skip where it cannot run."""
+def rgw(*, tls: bool = False, other: bool = False, second: bool = False) -> S3Access:
+    """Return access to the gateway; skip where it cannot run.
+
+    As its first user, with the `second` of that user's keys, or as its `other` user.
+    """
     found = _start()
     if isinstance(found, str):
         unavailable("rgw", found)
-    who = "RGW_OTHER_" if other else "RGW_"
+    who = "RGW_OTHER_" if other else "RGW_SECOND_" if second else "RGW_"
     return S3Access(
         found["RGW_TLS_ENDPOINT" if tls else "RGW_ENDPOINT"],
         found[f"{who}ACCESS_KEY"],

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from vfs.errors import ConflictError, StaleError, UnreachableError, VfsError
+from vfs.errors import ConflictError, DeniedError, StaleError, UnreachableError, VfsError
 from vfs.file.content import Content
 from vfs.layout.base import Draft, Layout
 from vfs.tasks import open_tasks
@@ -171,6 +171,12 @@ class Committer:
                     key=content.owner.key,
                 )
         content.refuse_if_lost()
+
+    def refusal(self, content: Content) -> DeniedError | None:
+        """Return why the store does not take a content at all, as far as the last attempt tells."""
+        state = self._states.get(content)
+        error = state.error if state is not None else None
+        return error if isinstance(error, DeniedError) else None
 
     def _raise_unreported(self, content: Content) -> None:
         state = self._states.get(content)

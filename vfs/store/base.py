@@ -364,5 +364,9 @@ class Store(ABC):
     async def abort_upload(self, upload: Upload) -> None:
         """Drop an upload and its parts; one that is gone is no error."""
 
+    async def renew(self) -> bool:
+        """Look for other credentials; True when a call that was refused may succeed with them."""
+        return False
+
     async def aclose(self) -> None:  # noqa: B027 - most stores have nothing to give up
         """Give up connections. No call may follow."""

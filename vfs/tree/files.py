@@ -55,6 +55,10 @@ class Files:
         if writes or flags & os.O_TRUNC:
             self._context.check_writable()
         await self._revalidate(node)
+        if writes and node.content is not None:
+            refused = self._context.committer.refusal(node.content)
+            if refused is not None:  # nothing more is taken that could not be stored either
+                raise refused.with_traceback(None)
         handle = self._open(node, flags)
         if flags & os.O_TRUNC and node.size:
             try:

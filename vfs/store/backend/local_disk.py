@@ -19,6 +19,8 @@ PIECE_BYTES = MIB
 COPY_BYTES = 64 * MIB
 """One copy_file_range call: long enough to be cheap, short enough to notice a cancellation."""
 
+_ZEROS = bytearray(ZEROS)  # of the type that it is compared with
+
 _XATTR_PREFIX = "user.vfs."
 _SHA256_OF = "sha256-of"  # the modification time, in ns, of the bytes that the sha256 is of
 
@@ -128,7 +130,7 @@ def write_body(
         if digest is not None:
             digest.update(view[: piece.size])
         # Comparing costs 12 us per MiB; only whole pieces, which compare as one memcmp.
-        if piece.size == PIECE_BYTES and buffer == ZEROS:
+        if piece.size == PIECE_BYTES and buffer == _ZEROS:
             fill_zeros(fd, piece.shift(offset))
         else:
             write_all(fd, view[: piece.size], piece.start + offset)

@@ -339,6 +339,10 @@ class S3Store(Store):
     async def _control(self, work: Callable[[], T]) -> T:
         return await run_blocking(self._threads.control, work)
 
+    @override
+    async def renew(self) -> bool:
+        return await run_blocking(self._threads.control, self._link.credentials.renew)
+
     def _doing(self, operation: str, key: Key, condition: Condition = ANY) -> Doing:
         # Where a version was expected, no object at all is a conflict as well.
         missing: type[VfsError] = ConflictError if condition.if_version else NotFoundError

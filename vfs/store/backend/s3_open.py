@@ -1,7 +1,8 @@
 """From a URL and options to a way of talking to a bucket: address, client, credentials, trust.
 
 Credentials come from the SDK's own chain (environment, profile, instance role, SSO) or from a file
-in its format, and are asked for at every request, so that those which expire are renewed.
+in its format, and are asked for at every request, so that those which expire are renewed; those
+that are refused are looked for once more.
 """
 
 import functools
@@ -18,13 +19,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.credentials import Credentials as SdkCredentials
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserFactory
 from urllib3.exceptions import InsecureRequestWarning
 
 from vfs.errors import AuthenticationError, ConfigError
+from vfs.store.backend.s3_credentials import Provider, RenewableCredentials
 from vfs.store.backend.s3_errors import Doing, translate
 from vfs.store.backend.s3_shapes import parse_time
 from vfs.store.backend.s3_sign import Credentials
@@ -132,7 +133,7 @@ class Link:
     address: S3Address
     options: StoreConfig
     client: "S3Client"
-    credentials: SdkCredentials
+    credentials: RenewableCredentials
     route: DataRoute | None  # None: only by the SDK
 
     @property
@@ -166,26 +167,34 @@ def open_link(url: str, options: StoreConfig) -> Link:
         raise known from error
 
 
-def _open(address: S3Address, options: StoreConfig) -> Link:
+def _session(options: StoreConfig) -> botocore.session.Session:
     core = botocore.session.Session(profile=options.profile)
     core.register_component("data_loader", _descriptions())
-    parsers: ResponseParserFactory = core.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=parse_time)
+    if options.credentials_file is not None:
+        core.set_config_variable("credentials_file", str(options.credentials_file))
+    return core
+
+
+def _open(address: S3Address, options: StoreConfig) -> Link:
     if options.credentials_file is not None:
         _check_file("credentials_file", options.credentials_file)
-        core.set_config_variable("credentials_file", str(options.credentials_file))
-    bundle = _bundle(options, core.get_config_variable("ca_bundle"))
-    session = boto3.Session(botocore_session=core, region_name=options.region or None)
-    credentials = session.get_credentials()
-    if not options.tls_verify:  # chosen by the user, who need not hear of it at each connection
-        warnings.filterwarnings("ignore", category=InsecureRequestWarning)
-    # It logs a certificate for another name and raises it, too; our error says so already.
-    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
-    if credentials is None:
+    found = _session(options).get_credentials()
+    if found is None:
         raise AuthenticationError(
             f"no credentials for {address.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "or option profile or credentials_file",
         )
+    credentials = RenewableCredentials(found, lambda: _session(options).get_credentials())
+    core = _session(options)
+    core.register_component("credential_provider", Provider(credentials))
+    parsers: ResponseParserFactory = core.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=parse_time)
+    bundle = _bundle(options, core.get_config_variable("ca_bundle"))
+    session = boto3.Session(botocore_session=core, region_name=options.region or None)
+    if not options.tls_verify:  # chosen by the user, who need not hear of it at each connection
+        warnings.filterwarnings("ignore", category=InsecureRequestWarning)
+    # It logs a certificate for another name and raises it, too; our error says so already.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     # The stubs name every service of the SDK; a checker without all of them knows none.
     client = cast("_ClientMaker", session).client(
         "s3",

@@ -50,6 +50,10 @@ class WrappedStore(Store):
         """Carry out one call; wrappers override this."""
         return await run()
 
+    @override
+    async def renew(self) -> bool:
+        return await self._inner.renew()
+
     @property
     @override
     def features(self) -> Features:

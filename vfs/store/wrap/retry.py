@@ -19,6 +19,7 @@ import trio
 from typing_extensions import override
 
 from vfs.errors import (
+    AuthenticationError,
     ConflictError,
     NotFoundError,
     StaleError,
@@ -91,9 +92,16 @@ class RetryingStore(WrappedStore):
         """
         started = trio.current_time()
         retries = 0
+        renewed = False
         while True:
             try:
                 return await run()
+            except AuthenticationError:
+                if renewed or not await self._inner.renew():
+                    raise
+                renewed = True
+                log.info("other credentials are used for %s", self.url)
+                continue
             except VfsError as error:
                 if not error.transient:
                     if retries == 0:
