@@ -80,6 +80,33 @@ class Gateway:
         except client.exceptions.ClientError:
             return None
 
+    def put_twice(self, source: Path, key: str) -> None:
+        """Make an object of a file's content and that again; the second half is copied."""
+        client = self.client()
+        half = f"{key}.half"
+        client.upload_file(str(source), self.bucket, half)
+        begun = client.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"]
+        tags = [
+            client.upload_part_copy(
+                Bucket=self.bucket,
+                Key=key,
+                UploadId=begun,
+                PartNumber=number,
+                CopySource={"Bucket": self.bucket, "Key": half},
+            )["CopyPartResult"]["ETag"]
+            for number in (1, 2)
+        ]
+        client.complete_multipart_upload(
+            Bucket=self.bucket,
+            Key=key,
+            UploadId=begun,
+            MultipartUpload={
+                "Parts": [{"PartNumber": at, "ETag": tag} for at, tag in enumerate(tags, 1)]
+            },
+        )
+        client.delete_object(Bucket=self.bucket, Key=half)
+        self.collect_garbage()
+
     def remove(self, prefix: str = "") -> None:
         """Delete all objects below a prefix and give their space back."""
         client = self.client()

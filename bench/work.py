@@ -115,11 +115,12 @@ class Bench:
     options: str  # of vfs
 
     @contextlib.contextmanager
-    def vfs(self, prefix: str = "") -> Iterator[Daemon]:
+    def vfs(self, prefix: str = "", *, options: str = "") -> Iterator[Daemon]:
         """Mount with vfs; nothing is cached, nothing staged."""
+        given = ",".join(filter(None, (self.options, options)))
         with (
             self.directory() as base,
-            mounts.vfs(self.gateway, base, self.options, prefix) as daemon,
+            mounts.vfs(self.gateway, base, given, prefix) as daemon,
         ):
             yield daemon
 

@@ -116,7 +116,16 @@ def blank(record: Record, state: str, error: str | None) -> dict[str, object]:
         "requests": 0,
         "errors": 0,
         "last_error": error,
-        "stores": [{"url": record.url, "up": None, "latency_s": None, "last_error": None}],
+        "stores": [
+            {
+                "url": record.url,
+                "up": None,
+                "latency_s": None,
+                "last_error": None,
+                "bytes_in": 0,
+                "bytes_out": 0,
+            }
+        ],
         "restart_needed": False,
         "daemon_version": "",
     }

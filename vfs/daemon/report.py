@@ -136,6 +136,8 @@ class Report:
                     "up": health.up,
                     "latency_s": None if latency_s is None else round(latency_s, 6),
                     "last_error": health.last_error,
+                    "bytes_in": int(snapshot.total("store_bytes_in_total")),
+                    "bytes_out": int(snapshot.total("store_bytes_out_total")),
                 }
             ],
             "restart_needed": False,

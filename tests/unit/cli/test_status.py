@@ -53,7 +53,9 @@ def test_every_field_of_the_contract_is_there_also_for_a_dead_daemon(vfs, runtim
     (mount,) = json.loads(vfs("status", "--json").out)["mounts"]
     assert list(mount) == FIELDS
     assert list(mount["cache"]) == CACHE
-    assert list(mount["stores"][0]) == ["url", "up", "latency_s", "last_error"]
+    assert list(mount["stores"][0]) == [
+        "url", "up", "latency_s", "last_error", "bytes_in", "bytes_out"
+    ]  # fmt: skip
     assert (mount["state"], mount["since"]) == ("dead", RECORD.started)
 
 

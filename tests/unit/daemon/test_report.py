@@ -9,6 +9,8 @@ from vfs.daemon.report import Report, state_of
 from vfs.metrics import Health
 from vfs.store.memory import MemoryStore
 
+NOTHING_MOVED = {"bytes_in": 0, "bytes_out": 0}
+
 
 @pytest.mark.parametrize(
     ("state", "failing", "up", "shown"),
@@ -34,7 +36,7 @@ async def test_a_store_that_is_down_shows_until_the_next_answer(tmp_path):
         shown = report.status()
         assert (shown["state"], shown["last_error"]) == ("ready", None)
         assert shown["stores"] == [
-            {"url": "mem://tree", "up": True, "latency_s": 0.25, "last_error": None}
+            {"url": "mem://tree", "up": True, "latency_s": 0.25, "last_error": None} | NOTHING_MOVED
         ]
 
         health[mount.store.url] = Health(up=False, latency_s=0.25, last_error="no route")
@@ -42,6 +44,7 @@ async def test_a_store_that_is_down_shows_until_the_next_answer(tmp_path):
         assert (shown["state"], shown["last_error"]) == ("degraded", "no route")
         assert shown["stores"] == [
             {"url": "mem://tree", "up": False, "latency_s": None, "last_error": "no route"}
+            | NOTHING_MOVED
         ]
 
         health[mount.store.url] = Health(up=True, latency_s=0.25, last_error="no route")
