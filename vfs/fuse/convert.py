@@ -66,7 +66,7 @@ def entry_attributes(node: Node, name_s: float, attributes_s: float) -> pyfuse3.
     entry.entry_timeout = name_s
     entry.attr_timeout = attributes_s
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
-    entry.st_nlink = 0 if node.detached else (2 if node.is_directory else 1)
+    entry.st_nlink = 0 if node.detached else 1  # of a directory: nobody has counted what is in it
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
     entry.st_rdev = attributes.rdev
