@@ -1,7 +1,7 @@
 """Mounts whose daemon is killed at a chosen moment, and what must be true of what they leave.
 
-killed(mount, moment_s)          SIGKILL, and the dead mount is taken away
-aftermath(mount, look)           the next mount, its end, and another host: all see the same
+kill(pid), bury(mount)       SIGKILL, and the dead mount is taken away
+aftermath(mount, look)       the next mount, its end, and another host: all see the same
 """
 
 import ctypes
@@ -226,13 +226,13 @@ class SmallDisk:
         try:
             wait_until(self._is_off, f"{self.path} is not busy")
         finally:
-            if os.path.ismount(self.path):
+            if mount_minor(self.path) is not None:
                 subprocess.run(["umount", "-l", self.path], check=True, timeout=60)
 
     def _is_off(self) -> bool:
         command = ["umount", self.path]
         return (
-            not os.path.ismount(self.path)
+            mount_minor(self.path) is None  # a file system without power cannot be asked
             or subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
         )
 
@@ -251,6 +251,9 @@ class SmallDisk:
         """Leave no space; removing the file that is returned makes room again."""
         ballast = self.path / "ballast"
         with ballast.open("wb", buffering=0) as file:
+            free = os.statvfs(self.path)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize * 9 // 10)
+            file.seek(0, os.SEEK_END)
             for piece in (1 << 20, 1 << 12):
                 try:
                     while True:
