@@ -59,6 +59,18 @@ async def test_a_log_that_a_full_disk_did_not_take_leaves_nothing_behind(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["one", "one.log"])
+async def test_what_its_disk_does_not_let_go_of_fails_nobody(staged, name, expect_log):
+    expect_log("one cannot be removed")
+    stuck = staged.path.with_name(name)
+    stuck.unlink()
+    stuck.mkdir()
+    await staged.write(0, b"bytes")
+    staged.close()
+    staged.close()
+    assert name in os.listdir(staged.path.parent)
+
+
 REBOOTED = "another boot"
 
 
