@@ -14,6 +14,7 @@ from tests.support.kill import (
     bury,
     is_gone,
     kill,
+    pause,
     small_disk,
     stage_of,
     staged,
@@ -128,9 +129,11 @@ def test_a_stage_disk_that_died_takes_nothing_stored_and_ends_no_mount(mount, di
     mount.sh("echo kept > a; sync a")
     mount.run(VFS, "flush", mount.path)
     pid = mount.status()["pid"]
+    mount.sh("for i in $(seq 60); do echo $i > f$i; mv f$i g$i; done")
     disk.cut_power()
     assert writing(mount, "b", 8).returncode == 1
     assert mount.sh("cat a") == "kept\n"
+    pause(1.5)  # whatever looks after things once a second has found out
     assert mount.status()["pid"] == pid
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: mount_minor(mount.path) is None, "it drains")
@@ -141,6 +144,7 @@ def test_a_stage_disk_that_died_takes_nothing_stored_and_ends_no_mount(mount, di
     disk.attach()
     mount.start()
     assert mount.sh("cat a") == "kept\n"
+    assert mount.sh("cat $(seq -f g%g 60)").split() == [str(number) for number in range(1, 61)]
 
 
 @pytest.mark.rgw
