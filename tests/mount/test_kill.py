@@ -20,6 +20,7 @@ from tests.support.kill import (
     bury,
     endless,
     forgiven,
+    is_gone,
     kill,
     moment_of,
     pause,
@@ -243,6 +244,7 @@ def test_a_power_cut_takes_nothing_that_was_acknowledged(machine, name, seed):
     with workload(mount, name, seed) as work:
         pause(moment_of(seed, f"the power under {name}", LONGEST_S))
         disk.cut_power()
+        assert not is_gone(pid)
         kill(pid)
         work.ended(by=DEAD | BROKEN)
     bury(mount)
