@@ -1,6 +1,8 @@
 """Changed attributes reach the store, also one that was down for long."""
 
+import errno
 import logging
+import os
 
 import pytest
 import trio
@@ -51,6 +53,22 @@ def test_pauses_double_up_to_a_minute():
     backoff.failures = 10**6
     backoff.fail(0.0)
     assert backoff.until_s == 60
+
+
+async def test_a_disk_that_does_not_take_what_is_stored_ends_nothing(
+    changed, running, uploader, autojump_clock, monkeypatch, expect_log
+):
+    def fail(*_words):
+        raise OSError(errno.EIO, "Input/output error")
+
+    expect_log("journal of names: the stage's disk fails")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        while changed.pending:
+            await trio.sleep(1)
+        await uploader.drain()
+        await trio.sleep(HOUR_S)
+    await trio.sleep(61)  # it is told once more, and taken
 
 
 async def test_a_store_that_is_down_is_asked_more_and_more_rarely(

@@ -14,6 +14,7 @@ from tests.support.kill import (
     bury,
     is_gone,
     kill,
+    pause,
     small_disk,
     stage_of,
     staged,
@@ -21,8 +22,6 @@ from tests.support.kill import (
 from tests.support.mount import MIB, VFS, Directory, mount_minor, mounted, wait_until
 from tests.support.proxy import FaultProxy
 from tests.support.rgw import rgw
-
-pytestmark = pytest.mark.slow  # not settled yet
 
 DIRTY = 8
 EMERGENCY = "echo 1 > /sys/fs/ext4/{}/trigger_fs_error"
@@ -39,7 +38,8 @@ def mount(request, tmp_path, disk):
     """Yield a mount whose stage has a disk of its own."""
     store = Directory(tmp_path / "store")
     store.path.mkdir()
-    with mounted(store, f"fsync={request.param}", "stage_size=256M", start=False) as mount:
+    options = (f"fsync={request.param}", "stage_size=256M", "stop_wait=2s")
+    with mounted(store, *options, start=False) as mount:
         mount.stage = disk.path
         mount.start()
         yield mount
@@ -69,10 +69,15 @@ def test_a_stage_disk_that_is_full_refuses_writes_and_keeps_what_it_has(mount, d
 
 def test_a_disk_that_became_full_under_a_killed_mount_is_emptied_by_the_next(mount, disk):
     mount.expect_log("No space|is full|no space|not safe")
-    mount.sh("exec 3<>a; head -c 3000000 /dev/zero | tr '\\0' x >&3; sync a; sleep 60 & echo up")
     pid = mount.status()["pid"]
-    kill(pid)
-    bury(mount)
+    script = "exec 3<>a; head -c 3000000 /dev/zero | tr '\\0' x >&3; sync a; echo up; read line"
+    with mount.popen("bash", "-c", f"cd {mount.path}; {script}", stdin=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "up\n"
+        kill(pid)
+        bury(mount)
+        writer.kill()
+        writer.communicate()
     disk.fill()
     mount.start()
     mount.run(VFS, "flush", mount.path)
@@ -97,9 +102,20 @@ def test_a_stage_disk_that_became_read_only_is_survived(mount, disk):
     assert mount.sh("cat a") == "kept\n"
     assert mount.status()["pid"] == pid
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: is_gone(pid), "the daemon has ended", 90)
+    wait_until(lambda: is_gone(pid), "the daemon has given up")
     assert mount_minor(mount.path) is None
     assert mount.store.read("a") == b"kept\n"
+    command = (VFS, "mount", "-o", f"stage_dir={mount.stage}", mount.url, mount.path)
+    done = mount.run(*command, check=False)
+    assert done.returncode not in {0, 1}
+    assert "Read-only file system" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    listed = json.loads(recover(mount, "--json").stdout)
+    assert {one["name"] for one in listed["files"]} <= {"b"}
+
+
+def recover(mount, *words: str):
+    return mount.run(VFS, "recover", "-o", f"stage_dir={mount.stage}", *words, check=False)
 
 
 def _is(name: str, device: int) -> bool:
@@ -113,18 +129,22 @@ def test_a_stage_disk_that_died_takes_nothing_stored_and_ends_no_mount(mount, di
     mount.sh("echo kept > a; sync a")
     mount.run(VFS, "flush", mount.path)
     pid = mount.status()["pid"]
+    mount.sh("for i in $(seq 60); do echo $i > f$i; mv f$i g$i; done")
     disk.cut_power()
     assert writing(mount, "b", 8).returncode == 1
     assert mount.sh("cat a") == "kept\n"
+    pause(1.5)  # whatever looks after things once a second has found out
     assert mount.status()["pid"] == pid
     os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: mount_minor(mount.path) is None, "it drains")
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: is_gone(pid), "the daemon has ended", 90)
+    wait_until(lambda: is_gone(pid), "the daemon has ended", 30)
     assert mount_minor(mount.path) is None
     disk.detach()
     disk.attach()
     mount.start()
     assert mount.sh("cat a") == "kept\n"
+    assert mount.sh("cat $(seq -f g%g 60)").split() == [str(number) for number in range(1, 61)]
 
 
 @pytest.mark.rgw

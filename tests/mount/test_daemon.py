@@ -65,6 +65,33 @@ def test_sigterm_stores_everything_and_unmounts(mount):
     assert mount.sh("stat -c %a a; cat d/b") == "600\ntoo\n"
 
 
+FAILS = """
+import sys
+from pathlib import Path
+import pyfuse3
+from vfs.fuse import session
+in_use = sys.argv[2] == "in use"
+with session.mounted(pyfuse3.Operations(), Path(sys.argv[1]), {"fsname=x"}, lambda: in_use):
+    raise RuntimeError("of ours")
+"""
+
+
+@pytest.mark.parametrize("state", ["in use", "starting"])
+def test_a_fatal_error_leaves_no_empty_directory_where_data_was(tmp_path, state):
+    command = (sys.executable, "-c", FAILS, tmp_path, state)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "RuntimeError: of ours" in done.stderr
+    assert (mount_minor(tmp_path) is not None) == (state == "in use")
+    if state == "in use":
+        try:
+            shown = subprocess.run(
+                ["ls", tmp_path], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert "Transport endpoint is not connected" in shown.stderr
+        finally:
+            subprocess.run(["umount", "-l", tmp_path], check=True, timeout=60)
+
+
 @pytest.mark.promise("S-mount-4")
 def test_a_read_only_mount_changes_nothing_in_the_store(tmp_path):
     store = Directory(tmp_path / "store")

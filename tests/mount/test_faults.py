@@ -240,13 +240,11 @@ def test_2_gib_of_mixed_writes_in_a_storm_are_stored_once(bucket, proxy, referen
 
 
 @pytest.mark.promise("S-write-7")
-@pytest.mark.slow  # its log is not settled yet on a busy machine
 def test_an_outage_is_told_and_everything_is_stored_afterwards(bucket, proxy, reference):
     in_an_outage(bucket, proxy, reference, 64 * MIB, 3, "max_retries=2", "retry_delay=20ms")
 
 
 @pytest.mark.promise("S-write-7")
-@pytest.mark.slow  # its log is not settled yet on a busy machine
 def test_a_silence_longer_than_stage_wait_is_told_and_everything_is_stored_afterwards(
     bucket, proxy, reference
 ):

@@ -6,6 +6,7 @@ unmount, and a mount with another stage: another host, which must see the same.
 
 import hashlib
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.kill import (
     bury,
     endless,
     forgiven,
+    is_gone,
     kill,
     moment_of,
     pause,
@@ -30,17 +32,30 @@ from tests.support.kill import (
 from tests.support.mount import MIB, Directory, mounted
 from tests.support.workloads import BROKEN, DEAD, Wrong, about, files_below
 
-pytestmark = pytest.mark.slow  # not settled yet
+SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
+LONG_KILLS = 10
+SHORT_S, LONGEST_S = 1.5, 2.5
 
-LONG_SEEDS = 10
+one_and_more = pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(number, marks=[] if number == 0 else [pytest.mark.slow])
+        for number in range(LONG_KILLS)
+    ],
+    indirect=True,
+)
+"""One kill every day, and more with --long."""
 
 
-def seeds(*everyday: int):
-    """Some seeds for every day, and more with --long."""
-    more = [seed for seed in range(LONG_SEEDS) if seed not in everyday]
-    return pytest.mark.parametrize(
-        "seed", [*everyday, *(pytest.param(seed, marks=pytest.mark.slow) for seed in more)]
-    )
+@pytest.fixture
+def seed(request):
+    print(f"KILL_SEED={SEED}")
+    return SEED + request.param
+
+
+def moment(seed: int, what: str) -> float:
+    """Choose when to kill; not late in those of every day, which together have a minute and a half."""
+    return moment_of(seed, what, SHORT_S if seed == SEED else LONGEST_S)
 
 
 @pytest.fixture(params=["remote", "local"])
@@ -50,13 +65,13 @@ def victim(request, store):
         yield mount
 
 
-@seeds(0)
+@one_and_more
 def test_what_fsync_or_close_acknowledged_of_a_file_is_there(victim, seed):
     victim.store.put("old", workloads.old_bytes(seed))
     victim.start()
     pid = victim.status()["pid"]
     with workload(victim, "blocks", seed) as work:
-        pause(moment_of(seed, "a writer of blocks", 3.0))
+        pause(moment(seed, "a writer of blocks"))
         kill(pid)
         work.ended()
     bury(victim)
@@ -69,14 +84,16 @@ GHOSTS = pytest.mark.xfail(
 
 
 @pytest.mark.promise("S-name-3")
-@pytest.mark.parametrize("name", ["names", pytest.param("open_names", marks=GHOSTS)])
-@seeds(0)
+@pytest.mark.parametrize(
+    "name", ["names", pytest.param("open_names", marks=[GHOSTS, pytest.mark.slow])]
+)
+@one_and_more
 def test_every_file_of_a_rename_storm_is_where_it_was_put(victim, name, seed):
     victim.start()
     pid = victim.status()["pid"]
     with forgiven(victim):
         with workload(victim, name, seed) as work:
-            pause(moment_of(seed, "a rename storm", 3.0))
+            pause(moment(seed, "a rename storm"))
             kill(pid)
             work.ended()
         bury(victim)
@@ -101,7 +118,7 @@ def digest_of(directory: Path) -> str:
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-@seeds(0)
+@one_and_more
 def test_a_converted_image_is_whole_once_it_has_its_name(victim, small_image, seed):
     victim.start()
     pid = victim.status()["pid"]
@@ -114,7 +131,7 @@ def test_a_converted_image_is_whole_once_it_has_its_name(victim, small_image, se
         done
     """
     with endless(victim, script, small_image, victim.path) as work:
-        pause(moment_of(seed, "qemu-img convert", 3.0))
+        pause(moment(seed, "qemu-img convert"))
         kill(pid)
         made = work.failed() != []
     bury(victim)
@@ -147,7 +164,7 @@ def has_copies(directory: Path, tree: Path, left: Path, rounds: int) -> str:
     return digest_of(directory)
 
 
-@seeds(0)
+@one_and_more
 def test_what_rsync_has_removed_at_its_source_is_there(victim, tree, seed):
     victim.start()
     pid, left = victim.status()["pid"], victim.base / "left"
@@ -160,7 +177,7 @@ def test_what_rsync_has_removed_at_its_source_is_there(victim, tree, seed):
         done
     """
     with endless(victim, script, tree, left, victim.path) as work:
-        pause(moment_of(seed, "rsync", 3.0))
+        pause(moment(seed, "rsync"))
         kill(pid)
         rounds = len(work.failed())
     bury(victim)
@@ -186,7 +203,7 @@ def boots(directory: Path, point: Path, log: Path, seed: int) -> str:
     return digest
 
 
-@seeds(0)
+@one_and_more
 def test_a_guest_finds_what_it_had_synced_on_a_clean_file_system(store, tmp_path, seed):
     point = tmp_path / "guest"
     point.mkdir()
@@ -196,7 +213,7 @@ def test_a_guest_finds_what_it_had_synced_on_a_clean_file_system(store, tmp_path
         mount.run("mount", "-o", "loop", mount.path / "disk.raw", point)
         try:
             with workload(mount, "synced_names", seed, where=point) as work:
-                pause(moment_of(seed, "a guest", 3.0))
+                pause(moment(seed, "a guest"))
                 kill(pid)
                 work.ended(by=BROKEN)
         finally:
@@ -221,7 +238,7 @@ def machine(request, tmp_path):
 
 @pytest.mark.promise("S-write-2")
 @pytest.mark.parametrize("name", ["blocks", "names"])
-@seeds(0)
+@one_and_more
 def test_a_power_cut_takes_nothing_that_was_acknowledged(machine, name, seed):
     mount, disk = machine
     mount.store.put("old", workloads.old_bytes(seed))
@@ -230,8 +247,9 @@ def test_a_power_cut_takes_nothing_that_was_acknowledged(machine, name, seed):
     mount.start()
     pid = mount.status()["pid"]
     with workload(mount, name, seed) as work:
-        pause(moment_of(seed, f"the power under {name}", 3.0))
+        pause(moment(seed, f"the power under {name}"))
         disk.cut_power()
+        assert not is_gone(pid)
         kill(pid)
         work.ended(by=DEAD | BROKEN)
     bury(mount)

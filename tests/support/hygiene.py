@@ -84,9 +84,9 @@ class Watch:
 
     def _mounts(self) -> Iterator[Leftover]:
         for line in _read("/proc/self/mountinfo").decode(errors="surrogateescape").splitlines():
-            before, _, after = line.partition(" - ")
+            before, _, _ = line.partition(" - ")
             point = before.split()[4].encode().decode("unicode_escape")
-            if after.startswith("fuse") and Path(point).is_relative_to(self.base):
+            if Path(point).is_relative_to(self.base):
                 yield Leftover("mount", point)
 
     def _devices(self) -> Iterator[Leftover]:

@@ -1,7 +1,7 @@
 """Mounts whose daemon is killed at a chosen moment, and what must be true of what they leave.
 
-killed(mount, moment_s)          SIGKILL, and the dead mount is taken away
-aftermath(mount, look)           the next mount, its end, and another host: all see the same
+kill(pid), bury(mount)       SIGKILL, and the dead mount is taken away
+aftermath(mount, look)       the next mount, its end, and another host: all see the same
 """
 
 import ctypes
@@ -23,9 +23,6 @@ from vfs.stage.directory import stage_name
 from vfs.stage.records import decode_record, encode_record
 
 ROOT = Path(__file__).parents[2]
-
-CLOSED = "file descriptor cannot be a negative integer"
-"""A known fault: see the last test of tests/core/test_ghosts.py."""
 
 
 def is_gone(pid: int) -> bool:
@@ -142,7 +139,6 @@ def endless(mount: Mount, script: str, *arguments: str | Path) -> Iterator[Workl
 
 def aftermath(mount: Mount, look: Callable[..., str], *arguments: object) -> None:
     """Mount again and look; then nothing is left staged, and another host sees the same."""
-    mount.expect_log(f"{CLOSED}|commit of .* failed unexpectedly")
     mount.start()
     shown = mount.call(look, mount.path, *arguments)
     mount.run(VFS, "flush", mount.path)
@@ -161,7 +157,7 @@ def assert_nothing_left(mount: Mount) -> None:
     found = {
         "staged": staged(mount),
         "not stored": status["dirty_files"],
-        "failed": 0 if CLOSED in mount.log() else status["failed_uploads"],
+        "failed": status["failed_uploads"],
         "conflicts": sorted(key for key in store_keys if ".conflict-" in key),
     }
     if isinstance(mount.store, Bucket):
@@ -172,9 +168,21 @@ def assert_nothing_left(mount: Mount) -> None:
 
 
 def uploads(store: Bucket) -> list[str]:
-    """Return the keys of uploads in parts that are neither finished nor aborted."""
+    """Return the keys of uploads in parts that are neither finished nor aborted.
+
+    One without a part does not count yet: the daemon was killed before it was answered, and what
+    becomes of those is asked in tests/faults/test_network.py.
+    """
     pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.name)
-    return [found["Key"] for page in pages for found in page.get("Uploads", [])]
+    found = [(one["Key"], one["UploadId"]) for page in pages for one in page.get("Uploads", [])]
+    return [key for key, upload_id in found if _has_parts(store, key, upload_id)]
+
+
+def _has_parts(store: Bucket, key: str, upload_id: str) -> bool:
+    listed = store.client.list_parts(Bucket=store.name, Key=key, UploadId=upload_id)
+    if not listed.get("Parts"):
+        print(f"begun and never used: upload {upload_id} of {key}")
+    return bool(listed.get("Parts"))
 
 
 def temporary(store: Bucket) -> list[str]:
@@ -226,13 +234,13 @@ class SmallDisk:
         try:
             wait_until(self._is_off, f"{self.path} is not busy")
         finally:
-            if os.path.ismount(self.path):
+            if mount_minor(self.path) is not None:
                 subprocess.run(["umount", "-l", self.path], check=True, timeout=60)
 
     def _is_off(self) -> bool:
         command = ["umount", self.path]
         return (
-            not os.path.ismount(self.path)
+            mount_minor(self.path) is None  # a file system without power cannot be asked
             or subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
         )
 
@@ -251,6 +259,9 @@ class SmallDisk:
         """Leave no space; removing the file that is returned makes room again."""
         ballast = self.path / "ballast"
         with ballast.open("wb", buffering=0) as file:
+            free = os.statvfs(self.path)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize * 9 // 10)
+            file.seek(0, os.SEEK_END)
             for piece in (1 << 20, 1 << 12):
                 try:
                     while True:

@@ -272,12 +272,15 @@ class Mount:
         return done
 
     def popen(
-        self, *command: str | bytes | Path, environ: dict[str, str] | None = None
+        self,
+        *command: str | bytes | Path,
+        environ: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[str]:
         """Start a command in a process group of its own."""
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -334,8 +337,11 @@ class Mount:
 
     def log(self) -> str:
         """Return what the daemons of this mount point have logged, where they use a file."""
-        files = sorted(self.base.glob("stage-*/vfs.log"))
-        return "".join([*(path.read_text(errors="replace") for path in files), *self._logs])
+        texts = list(self._logs)
+        for path in sorted({*self.base.glob("stage-*/vfs.log"), self.stage / "vfs.log"}):
+            with contextlib.suppress(OSError):  # a stage on a disk that died takes its log along
+                texts.append(path.read_text(errors="replace"))
+        return "".join(texts)
 
     def unexpected(self) -> list[str]:
         """Return the lines of WARNING and above that nobody announced."""

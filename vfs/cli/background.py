@@ -7,6 +7,7 @@ has limits of its own, and a stage that is taken over may be large.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ from typing import NoReturn, cast
 
 from vfs.errors import VfsError
 from vfs.runtime import ExitError, exit_code
+
+log = logging.getLogger(__name__)
 
 Serve = Callable[[Callable[[], None]], int]
 """Runs the daemon until it ends; calls its argument once the mount is usable."""
@@ -121,13 +124,17 @@ def _serve(writing: int, serve: Serve) -> int:
 
     tell({"pid": os.getpid()})
     try:
-        status = serve(ready)
-    except VfsError as error:
-        status, message = exit_code(error), error.message
-    except BaseException as error:  # noqa: BLE001 - nobody is above us to see it
-        status, message = 1, f"the daemon failed: {type(error).__name__}: {error}"
-    else:
-        message = "the daemon ended before the mount was usable"
+        status, message = serve(ready), "the daemon ended before the mount was usable"
+    except BaseException as error:
+        status, message = _outcome(error)
+        if not waiting:
+            log.critical("%s", message, exc_info=error)
     if waiting:
         tell({"exit": status, "message": message})
     return status
+
+
+def _outcome(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, VfsError):
+        return exit_code(error), error.message
+    return 1, f"the daemon failed: {type(error).__name__}: {error}"

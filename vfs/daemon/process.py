@@ -90,12 +90,15 @@ class _Daemon:
             "set": self._set,
         }
         try:
-            with session.mounted(operations, self._mountpoint, options):
+            with session.mounted(operations, self._mountpoint, options, self._is_in_use):
                 async with open_control(control, verbs):
                     await self._serve(ready)
         finally:
             record.unlink(missing_ok=True)
         return EXIT_DONE if self._report.is_clean else EXIT_DIRTY
+
+    def _is_in_use(self) -> bool:
+        return self._report.state != "starting"
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         async with open_tasks() as nursery:

@@ -4,7 +4,7 @@ import errno
 import os
 import select
 import subprocess
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,8 +44,13 @@ def _escaped(url: str) -> str:
 
 
 @contextmanager
-def mounted(operations: Operations, mountpoint: Path, options: set[str]) -> Generator[None]:
+def mounted(
+    operations: Operations, mountpoint: Path, options: set[str], in_use: Callable[[], bool]
+) -> Generator[None]:
     """Mount; leaving the block unmounts what is still there.
+
+    Unless `in_use` and by an error: then the mount point stays and is dead, because an empty
+    directory must not be mistaken for data.
 
     Errors: NotFoundError, DeniedError, BusyError with what to do.
     """
@@ -59,10 +64,13 @@ def mounted(operations: Operations, mountpoint: Path, options: set[str]) -> Gene
         ) from error
     except OSError as error:
         raise _mount_error(error, mountpoint) from error
+    failed = True
     try:
         yield
+        failed = False
     finally:
-        pyfuse3.close(unmount=device_of(mountpoint) is not None)
+        stays = failed and in_use()
+        pyfuse3.close(unmount=not stays and device_of(mountpoint) is not None)
 
 
 def _mount_error(error: OSError, mountpoint: Path) -> VfsError:

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import socket
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -29,7 +30,7 @@ from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error
 from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
 from vfs.stage.journal import StagedState
-from vfs.stage.records import RecordLog, sync_directory
+from vfs.stage.records import Record, RecordLog, sync_directory
 from vfs.store.base import Upload
 from vfs.values import MIB
 
@@ -190,6 +191,16 @@ class Stage:
         """
         try:
             await self.names.sync()
+        except OSError as error:
+            raise stage_error(error, self.path) from error
+
+    async def rewrite_names(self, records: Callable[[], Iterable[Record] | None]) -> None:
+        """Replace the names' journal, as `RecordLog.rewrite` does.
+
+        Errors: FullError, VfsError when the disk fails; the old journal stands.
+        """
+        try:
+            await self.names.rewrite(records)
         except OSError as error:
             raise stage_error(error, self.path) from error
 

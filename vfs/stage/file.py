@@ -10,6 +10,7 @@ held at one moment, never a mixture of two. `persist` makes what was written sur
 the bytes, then the records of the journal that say where they are.
 """
 
+import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from vfs.stage.journal import (
 from vfs.stage.log import FileLog
 from vfs.stage.records import Record
 from vfs.values import Span
+
+log = logging.getLogger(__name__)
 
 LOG_SUFFIX = ".log"
 
@@ -437,13 +440,19 @@ class StagedFile:
             self._fd = -1
 
     def close(self) -> None:
-        """Remove the file and give its space back."""
+        """Remove the file and give its space back. Never fails.
+
+        What its disk does not let go of is removed by the next owner of the stage.
+        """
         if self._fd < 0:
             return
         self.thaw(stored=None)
         self._budget.free(self._charged)
-        os.close(self._fd)
-        self._fd = -1
-        if not self.preserved:
-            self.log.remove()
-            self.path.unlink(missing_ok=True)
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+            if not self.preserved:
+                self.log.remove()
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", self.path, error.strerror)

@@ -62,7 +62,11 @@ class FileLog:
 
         Blocking, but short: nothing waits for the disk.
         """
-        self._log.open(durable=False)
+        try:
+            self._log.open(durable=False)
+        except OSError:
+            self.discard()  # a full disk may take its name and not its header
+            raise
         self.begun, self.about = True, state.about
         self.append(*records_of(state), dirty=state.extent.dirty)
 

@@ -86,7 +86,7 @@ class Journal:
     async def compact(self, limit: int) -> None:
         """Rewrite the log when it has grown past a limit and most of it is history."""
         if self._stage.names.size > limit:
-            await self._stage.names.rewrite(self._records)
+            await self._stage.rewrite_names(self._records)
 
     def _records(self) -> list[Mapping[str, Value]]:
         return [*self._pending.values(), *self.sidecars.records()]

@@ -50,6 +50,7 @@ class Uploader:
         self._sidecars = sidecars
         self._journal = journal
         self._store = Backoff()
+        self._disk = Backoff()  # of the stage, for what nobody waits for
         self._directories: dict[Key, Backoff] = {}
         self._told = False  # of a failure, so that its end is told as well
         self._round = trio.Lock()  # guards the pauses; taken before a sidecar's lock
@@ -78,8 +79,21 @@ class Uploader:
             if self._sidecars.pending:
                 return False
             self._directories.clear()
-            await self._journal.settle(COMPACT_BYTES)
+            await self._settle()
             return True
+
+    async def _settle(self) -> None:
+        """Let a restart know what is stored; one that does not stores it once more."""
+        if self._disk.until_s > trio.current_time():
+            return
+        try:
+            await self._journal.settle(COMPACT_BYTES)
+        except VfsError as error:
+            self._disk.fail(trio.current_time())
+            if self._disk.is_doubling:
+                log.warning("journal of names: %s", error.message)
+        else:
+            self._disk = Backoff()
 
     def _due(self) -> list[Sidecar]:
         """Return the sidecars that may be tried now, those that never failed first."""

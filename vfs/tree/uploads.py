@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Iterable
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 from typing_extensions import override
@@ -101,7 +101,8 @@ class JournalledUploads(Uploads):
         self._unwanted.pop(upload, None)
         number = self._numbers.pop(upload, None)
         if number is not None:
-            await self._journal.done(number)
+            with suppress(VfsError):  # of the stage's disk: aborting it once more is harmless
+                await self._journal.done(number)
 
     @override
     async def abort(self, upload: Upload) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 
 import pytest
@@ -42,6 +43,32 @@ def after_a_crash(staged, tmp_path, boot=None):
     state = log.open()
     log.remove()
     return state, (copy / "one").read_bytes()
+
+
+async def test_a_log_that_a_full_disk_did_not_take_leaves_nothing_behind(tmp_path):
+    staged = StagedFile(tmp_path / "one", StageBudget(64 * MIB, 1.0), 0, Disk())
+    staged.create()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # names are taken, bytes are not
+    try:
+        with pytest.raises(VfsError):
+            staged.begin_log(ABOUT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    staged.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["one", "one.log"])
+async def test_what_its_disk_does_not_let_go_of_fails_nobody(staged, name, expect_log):
+    expect_log("one cannot be removed")
+    stuck = staged.path.with_name(name)
+    stuck.unlink()
+    stuck.mkdir()
+    await staged.write(0, b"bytes")
+    staged.close()
+    staged.close()
+    assert name in os.listdir(staged.path.parent)
 
 
 REBOOTED = "another boot"
