@@ -144,3 +144,16 @@ async def test_any_history_comes_back(staged, tmp_path, seed):
     if staged.size:
         await staged.read_into(Span(0, staged.size), buffer)
     assert data.ljust(staged.size, b"\0")[: staged.size] == bytes(buffer)
+
+
+async def test_names_are_on_the_disk_before_a_journal_promises_their_bytes(staged, monkeypatch):
+    """A power cut may leave a log that was not synced, and not the file that it tells of."""
+    told = []
+
+    def sync(path):
+        told.append((path, b"synced" in staged.log.path.read_bytes()))
+
+    monkeypatch.setattr("vfs.stage.records.sync_directory", sync)
+    await staged.write(0, b"bytes")
+    await staged.persist()
+    assert told == [(staged.path.parent, False)]
