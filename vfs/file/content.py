@@ -209,9 +209,13 @@ class Content:
             if self.staged is None:
                 size = self.base.size if self.base is not None else 0
                 staged = await self._stage.new_file(size)
-                staged.on_change = self._on_change
+                staged.on_write, staged.on_change = self._on_write, self._on_change
                 self.staged = staged
             return self.staged
+
+    def _on_write(self, span: Span) -> None:
+        if self._draft is not None:  # a restart must not take parts for what the file holds
+            self._draft.touch(span)
 
     def _on_change(self, span: Span) -> None:
         self.changed()
@@ -395,7 +399,7 @@ class Content:
 
     def take_up(self, staged: StagedFile, state: StagedState) -> None:
         """Go on with what an earlier daemon has left; the next commit settles what became of it."""
-        staged.on_change = self._on_change
+        staged.on_write, staged.on_change = self._on_write, self._on_change
         self.staged = staged
         self.base, self.replaces = state.base, state.replaces
         commit_id = state.commit_id or (state.upload.commit_id if state.upload else None)

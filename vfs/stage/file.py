@@ -67,6 +67,7 @@ class StagedFile:
         self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
+        self.on_write: Callable[[Span], None] = lambda _span: None  # before the bytes are there
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
         self.log = FileLog(log_path(path))
         self._untold = Written(base_size)  # what the journal does not say yet, or the base
@@ -164,6 +165,7 @@ class StagedFile:
     async def _write(self, span: Span, data: bytes | memoryview, *, zeros: bool) -> bool:
         """Write bytes; True when a hole stands for them."""
         self._in_flight = span
+        self.on_write(span)
         try:
             if self._frozen is not None:
                 await self._frozen.keep(span)
