@@ -210,6 +210,9 @@ class StagedFile:
                 return
 
     async def _shrink(self, size: int) -> None:
+        untold = self._untold
+        # A journal that is begun meanwhile must not tell of bytes that may be gone.
+        self._untold = untold.cut_to(size)
         try:
             if self.log.begun:
                 # What is cut off is gone at once, so a restart must not count on it any more.
@@ -219,6 +222,7 @@ class StagedFile:
                     await self.log.sync()
             await trio.to_thread.run_sync(os.ftruncate, self._fd, size)
         except OSError as error:
+            self._untold = untold
             raise stage_error(error, self.path) from error
         gone = Span(size, self.size)
         before = self._charged
