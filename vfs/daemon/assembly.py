@@ -123,7 +123,10 @@ async def open_tree(
         conflicts = Conflicts(context, nursery)
         committer.on_conflict = conflicts.lose
         if not config.tree.ro:
-            await recover(fs, await take_up(fs, await stage.take_up(), unfinished))
+            unfinished, resumed = await take_up(fs, await stage.take_up(), unfinished)
+            await recover(fs, unfinished)
+            for content in resumed:
+                committer.start(content)
         yield Mount(fs, store, metrics, cache, conflicts, digests)
         nursery.cancel_scope.cancel()
 

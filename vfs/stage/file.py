@@ -103,6 +103,15 @@ class StagedFile:
         self._told_size = self.size
         return state
 
+    def rebase(self, extent: Extent) -> None:
+        """Take a file that was reopened for one that is stored but for this extent."""
+        before = self._charged
+        self.size, self.base_size = extent.size, extent.base_size
+        self.present = self.dirty = extent.dirty
+        self.holes = extent.holes
+        self._untold, self._told_size = Written(self.size), self.size
+        self._budget.free(before - self._charged)
+
     def charge(self) -> None:
         """Pay for what was reopened, past the limit if need be."""
         self._budget.settle(-self._charged)
@@ -399,6 +408,17 @@ class StagedFile:
                     return
                 await self.log.promise(tagged, self._sync_bytes)
                 await self.log.compact()
+
+    async def keep_log(self) -> None:
+        """Return when a reboot would read the journal, if no more than its beginning.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if not self.log.promised:
+            with self._disk_errors():
+                await self.log.promise(0, lambda: None)
+        else:
+            await self.sync_log()
 
     def _sync_bytes(self) -> None:
         try:

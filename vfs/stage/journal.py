@@ -117,6 +117,8 @@ class StagedState:
         extent, base = self.extent, self.base
         if not self.promised and not extent.dirty and self.upload is None:
             return True  # never told to anybody, and lost by a reboot
+        if self.commit_id is not None:
+            return False  # the store may have more than a reboot has left here
         return (
             base is not None
             and base == self.replaces

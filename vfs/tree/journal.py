@@ -52,11 +52,16 @@ class Journal:
 
     async def begin(self, op: str, fields: Mapping[str, Value]) -> int:
         """Journal a decision before it is carried out; durable on return."""
-        number = next(self._ids)
+        number = self.decide(op, fields)
+        await self._stage.sync_names()
+        return number
+
+    def decide(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
+        """Queue a decision for the next sync; with a number, it takes the place of that one."""
+        number = next(self._ids) if number is None else number
         record: dict[str, Value] = {"op": op, "id": number, **fields}
         self._pending[number] = record
         self._stage.names.append(record)
-        await self._stage.sync_names()
         return number
 
     async def done(self, number: int) -> None:

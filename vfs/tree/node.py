@@ -132,6 +132,13 @@ class Node:
             return self.size - self.content.staged.holes.size
         return self.size
 
+    @property
+    def is_fragile(self) -> bool:
+        """Whether what the name is goes beyond what an object tells, or two names depend on it."""
+        about = self.attributes
+        special = about.kind != stat.S_IFREG or about.mode & (stat.S_ISUID | stat.S_ISGID)
+        return self.move is not None or bool(special or about.xattrs)
+
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""
         return object_metadata(self.attributes)

@@ -108,6 +108,11 @@ def test_an_upload_of_what_nobody_was_promised_makes_no_file_after_a_reboot(prom
     assert state.is_stored == (boot != BOOT and not promise)
 
 
+def test_a_commit_of_which_a_reboot_has_left_nothing_may_have_landed():
+    commit = {"op": "commit", "id": "c0ffee", "since": None}
+    assert not state_of(synced_record(0), write([0, 9]), commit, boot="the next boot").is_stored
+
+
 def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
     stored = replace(BASE, pin=ObjectVersion(Key("vm/disk"), Version("v2")), size=150)
     value = {"key": "vm/disk", "version": "v2", "version_id": None, "size": 150, "mtime_ns": 7}
