@@ -149,6 +149,32 @@ async def test_unlink_of_a_file(every_crash):
     await every_crash(prepare, scenario, check)
 
 
+async def test_a_file_takes_the_name_of_one_that_is_renamed(every_crash, size):
+    one, other = b"1" * size, b"2" * size
+    renamed = []
+
+    async def prepare(shell):
+        renamed.clear()
+        await shell.write("a", one)
+        await shell.write("b", other)
+
+    async def scenario(shell):
+        await shell.rename("b", "c")
+        renamed.append("b")
+        await shell.rename("a", "b")
+        renamed.append("a")
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert sorted(found.values()) == [one, other] or ("c" in found and not renamed)
+        if renamed:
+            assert found["c"] == other
+        if len(renamed) == 2:
+            assert found == {"b": one, "c": other}
+
+    await every_crash(prepare, scenario, check)
+
+
 @pytest.mark.parametrize("mode", ["remote", "local"])
 async def test_unlink_of_a_dirty_file(every_crash, mode):
     """It is there, with what it was made from, or it is not."""

@@ -144,3 +144,25 @@ async def test_two_files_that_are_not_stored_yet_change_their_names(any_store, m
         assert await shell.read("a") == b"newther"
         assert await shell.read("b") == b"new"
     assert await keys(any_store) == ["a", "b"]
+
+
+async def test_a_file_of_a_name_whose_removal_is_not_known_to_be_done_waits_for_it(
+    store, expect_log, tmp_path
+):
+    expect_log("removal of unlinked 'a' failed")
+    expect_log("upload of 'b' failed", maybe=True)
+    async with shell_on(store, tmp_path / "stage") as shell:
+        await shell.write("a", b"one")
+        await shell.write("c", b"another")
+        store.lose_reply("remove", times=1)
+        retry = store.block("remove", times=1)
+        await shell.rename("a", "b")
+        await retry.reached.wait()
+        await shell.rename("c", "a")
+        retry.release()
+        await shell.drain()
+        assert {name: await shell.read(name) for name in await shell.ls()} == {
+            "a": b"another",
+            "b": b"one",
+        }
+    assert await keys(store) == ["a", "b"]

@@ -8,9 +8,11 @@ its object goes with the last handle, and only if nobody has replaced it by then
 import logging
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+
+import trio
 
 from vfs import names
 from vfs.errors import (
@@ -118,9 +120,7 @@ class Namespace:
         content = context.content(node)
         # An object of an unlinked file may still be there, waiting for its last close.
         content.replaces = directory_of(parent).tombstones.get(name)
-        leaving = directory_of(parent).leaving.get(name)
-        if leaving is not None:
-            content.gate = leaving.over
+        content.gate = directory_of(parent).gate(name)
         content.changed()
         context.committer.note(content)
         self._born(parent, name, node, pending=True)
@@ -412,10 +412,15 @@ class Namespace:
 
     async def clear(self, node: Node, grave: Grave) -> None:
         """Remove an object that nobody reads any more; what fails is tried again."""
+        directory = directory_of(grave.parent)
+        gate = directory.stuck.setdefault(grave.name, trio.Event())
         try:
             await self._clear(grave)
         except VfsError as error:
             log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
+            heir = directory.children.get(grave.name)
+            if heir is not None and heir.content is not None and not heir.content.is_gated:
+                heir.content.gate = gate
             content = self._context.content(node)
             content.left.append(partial(self._clear, grave))
             self._context.committer.start(content)
@@ -424,20 +429,22 @@ class Namespace:
         number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
         directory = directory_of(parent)
         heir = directory.children.get(name)
-        if heir is None or heir.content is None:
+        content = heir.content if heir is not None else None
+        # The first version of a new file of the name replaces the buried one, or not.
+        async with nullcontext() if content is None else content.commits:
             await self._remove_buried(file, number)
-        else:
-            async with heir.content.commits:  # its first version replaces the buried one, or not
-                await self._remove_buried(file, number)
-                changed = self._inherit(parent, name, file, None)
-                if changed is not None:
-                    await changed.retarget()
+            changed = self._inherit(parent, name, file, None)
+            if changed is not None:
+                await changed.retarget()
         self._dug.pop(number, None)
         if directory.tombstones.get(name) is file:
             del directory.tombstones[name]
         change = directory.changes.get(name)
         if change is not None and change.node is None and name not in directory.tombstones:
             directory.note(name, None, pending=False)
+        gate = directory.stuck.pop(name, None)
+        if gate is not None:
+            gate.set()
 
     async def _remove_buried(self, file: FileVersion, number: int) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""

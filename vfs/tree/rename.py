@@ -144,7 +144,7 @@ class Rename:
         if (
             source is None
             or content.needs_commit
-            or place.name in directory_of(place.parent).leaving
+            or directory_of(place.parent).gate(place.name) is not None
             or not self._quick(source)
         ):
             await self._move_later(node, content, place)
@@ -293,7 +293,7 @@ class Rename:
             content.moved_from = source
             content.after_move = lambda: self._namespace.moved(node)
         leaving = directory_of(place.parent).leaving.get(place.name)
-        content.gate = leaving.over if leaving is not None else None
+        content.gate = directory_of(place.parent).gate(place.name)
         content.replaces = place.replaces
         content.changed()
         self._hang(node, place, None)

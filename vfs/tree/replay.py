@@ -18,7 +18,7 @@ from vfs.errors import MetadataError, VfsError
 from vfs.file.content import Content
 from vfs.layout.base import FileVersion
 from vfs.stage.file import StagedFile
-from vfs.stage.journal import StagedState
+from vfs.stage.journal import Extent, StagedState
 from vfs.stage.records import Record, Value, file_of, file_record, number, text
 from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
@@ -58,15 +58,44 @@ async def take_up(
         elsewhere = move is not None and move["target"] != state.key
         # Its object is replaced by the next commit.
         buried = None if elsewhere else _claim(open_decisions, "unlink", state.replaces)
+        freed = buried is not None and await _is_gone(fs, state.replaces)
         try:
-            nodes.append(await _Resumed(fs, staged, state).go_on(move))
+            nodes.append(await _Resumed(fs, state).go_on(staged, move, freed=freed))
         except (KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be taken up, left alone: %r", staged.path, error)
             staged.preserved = True
             continue
         if buried is not None:
             await fs.context.journal.done(number(buried, "id"))
+    for record in list(open_decisions):
+        node = _wait_for_name(fs, record)
+        if node is not None:
+            open_decisions.remove(record)
+            nodes.append(node)
     return open_decisions, [_gated(node, fs.context.content(node)) for node in nodes]
+
+
+def _wait_for_name(fs: FileSystem, record: Decision) -> Node | None:
+    """Let a clean file that was renamed wait, as it did, for the one that is leaving its name."""
+    if record.get("op") != "move":
+        return None
+    target, file = Key(text(record, "target")), file_of(_fields(record["file"]))
+    entry = _fields(record["entry"])
+    replaces = _expected(target, record["replaces"])
+    state = StagedState(target, replaces, file, Extent(file.size, file.size), entry)
+    resumed = _Resumed(fs, state)
+    if not resumed.must_wait:
+        return None
+    return resumed.rename(record)
+
+
+async def _is_gone(fs: FileSystem, file: FileVersion | None) -> bool:
+    """Tell whether a removal was carried out that nobody has heard of."""
+    try:
+        return file is None or await fs.context.layout.find(file.pin.key) is None
+    except VfsError as error:
+        log.warning("%s", error.message)  # the next commit finds out
+        return False
 
 
 def _gated(node: Node, content: Content) -> Content:
@@ -98,24 +127,40 @@ def _claim(decisions: list[Decision], op: str, file: FileVersion | None) -> Deci
 class _Resumed:
     """One staged file on its way back into the tree."""
 
-    def __init__(self, fs: FileSystem, staged: StagedFile, state: StagedState) -> None:
+    def __init__(self, fs: FileSystem, state: StagedState) -> None:
         self._fs = fs
         self._context = fs.context
-        self._staged = staged
         self._state = state
 
-    async def go_on(self, move: Decision | None) -> Node:
-        """Make a dirty file of it."""
+    @property
+    def must_wait(self) -> bool:
+        """Whether the name is one that another file is leaving."""
+        directory, _, name = self._state.key.rpartition("/")
+        return name in directory_of(self._directory(Key(directory))).leaving
+
+    def rename(self, move: Decision) -> Node:
+        """Make a file of it that is not staged and stands under its new name."""
+        node = self._node(self._state)
+        content = self._context.content(node)
+        content.replaces = self._state.replaces
+        content.changed()
+        self._resume_move(node, move)
+        return node
+
+    async def go_on(self, staged: StagedFile, move: Decision | None, *, freed: bool) -> Node:
+        """Make a dirty file of it; `freed`: what it was to replace is not there any more."""
         state, elsewhere = self._state, move is not None and move["target"] != self._state.key
         if move is not None and elsewhere:
             # The rename was decided, and the staged file not told of it yet.
             target = Key(text(move, "target"))
             state = replace(state, key=target, replaces=_expected(target, move["replaces"]))
+        if freed:
+            state = replace(state, replaces=None)
         node = self._node(state)
         content = self._context.content(node)
-        content.take_up(self._staged, state)
-        await self._keep(self._staged.settle_log)
-        if elsewhere:
+        content.take_up(staged, state)
+        await self._keep(staged.settle_log)
+        if elsewhere or freed:
             content.journal.retarget()
             with trio.move_on_after(ABORT_S):
                 await content.retarget()
@@ -126,7 +171,7 @@ class _Resumed:
         log.info(
             "%r: %.1f MiB that an earlier mount has not stored are taken up",
             state.key,
-            self._staged.dirty.size / MIB,
+            staged.dirty.size / MIB,
         )
         return node
 
