@@ -588,8 +588,7 @@ class Crashes(RuleBasedStateMachine):
             # Half a rename: another tool would see this, and so do we. What follows is its end.
             self.tree.may(new, Entry("file", file.data, None, "a copy of it", xattr=None))
             self.unsure([old, new], *filter(None, [file, there]))
-            if self.tree.path_of(file) is None:
-                file.doomed = True  # what is left of it is the copy
+            self.only_copied(file)
             if there is not None:
                 self.half_removed(there, new, base, [old, new])
 
@@ -675,6 +674,13 @@ class Crashes(RuleBasedStateMachine):
                 if (entry := entries[path]) is not None and entry.kind != "directory":
                     self.tree.may(there, Entry("file", entry.data, None, "a copy", xattr=None))
             self.unsure([*moving, *moving.values()], *filter(None, entries.values()))
+            self.only_copied(*filter(None, entries.values()))
+
+    def only_copied(self, *entries):
+        """Of what has no name after half a rename its copy is left."""
+        for one in entries:
+            if self.tree.path_of(one) is None:
+                one.doomed = True
 
     def sure_nothing_else_may_be(self, paths):
         for path in paths:
