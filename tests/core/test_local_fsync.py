@@ -200,3 +200,28 @@ async def test_a_part_that_was_sent_is_not_believed_when_its_bytes_were_changed(
         shown = await shell.read("a")
         await shell.drain()
         assert await get(store, "a") == shown
+
+
+async def test_a_rename_that_was_answered_with_an_error_is_not_carried_out_later(
+    store, tmp_path, expect_log
+):
+    expect_log("only in part", maybe=True)
+
+    async def scenario(shell):
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        await shell.write("b", b"bytes")
+        await shell.drain()
+        for old, new in [("d", "e"), ("b", "c")]:
+            fault = store.fail("copy", TransientError("down"), times=10)
+            with pytest.raises(TransientError):
+                await shell.rename(old, new)
+            fault.times = 0
+
+    with power_switch(tmp_path / "stage") as power:
+        await killed(store, tmp_path / "stage", scenario)
+    power.cut()
+    async with shell_on(store, tmp_path / "stage") as shell:
+        assert await shell.ls("d") == ["a"]
+        assert await shell.read("b") == b"bytes"
+        assert not await shell.exists("c")

@@ -167,8 +167,7 @@ class Rename:
         except VfsError:
             landed = await self._landed(source, place)
             if landed is None:
-                # It is answered with an error: a restart must not carry it out after all.
-                await context.journal.done(number)
+                await self._undecide(number)
                 raise
             moved = landed
         # No await from here on: the tree changes as a whole.
@@ -183,6 +182,12 @@ class Rename:
             await self._namespace.clear(node, grave)
         else:
             await context.journal.done(number)
+
+    async def _undecide(self, number: int) -> None:
+        """Let no restart carry out what is answered with an error."""
+        await self._context.journal.done(number)
+        with suppress(VfsError):  # of the stage's disk
+            await self._context.journal.sync()
 
     async def _landed(self, source: FileVersion, place: _Place) -> FileVersion | None:
         """Return what a request has made whose answer was lost; None where that is not sure."""
@@ -335,9 +340,8 @@ class Rename:
             try:
                 await self._move_directory(source_key, target_key, renamed)
             except VfsError:
-                # It is answered with an error: a restart must not carry it out after all.
                 self._namespace.follow(source_key, target_key, renamed)
-                await context.journal.done(number)
+                await self._undecide(number)
                 self._forget_moved(node, source_key, target_key, renamed)
                 directory_of(parent).forget_listing()
                 raise
