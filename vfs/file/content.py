@@ -67,6 +67,7 @@ class Content:
         self._staging = trio.Lock()
         self._draft: Draft | None = None
         self._telling = False
+        self._described_by = 0  # calls that wait for the journal
         self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self.journal = FileJournal(lambda: self.staged, self._described)
         self._begun: Begun | None = None  # what an earlier daemon has done for the next version
@@ -374,21 +375,16 @@ class Content:
         nothing = Extent(0, 0)  # the staged file knows it better
         # Of a commit that may have taken effect a restart must know, or it meets itself.
         tried = self._draft.commit_id if self._draft is not None and self._tried else None
-        return StagedState(
-            self.owner.key,
-            self.replaces,
-            self.base,
-            nothing,
-            self.owner.about(),
-            commit_id=tried,
-        )
+        owner = self.owner
+        about = owner.about()
+        return StagedState(owner.key, self.replaces, self.base, nothing, about, commit_id=tried)
 
     async def persist(self) -> None:
         """Return when what was written before the call survives a power cut.
 
         Errors: FullError, VfsError when the disk fails.
         """
-        if not self.discarded:
+        if not self.discarded and self.changes != self.stored:
             await self.stage_for_writing()
             await self.journal.persist()
 
@@ -397,11 +393,17 @@ class Content:
 
         Errors: FullError, VfsError when the disk fails.
         """
-        if stored:
-            await self.stage_for_writing()
-            await self.journal.keep()
-        else:
-            await self.journal.describe()
+        self._described_by += 1
+        try:
+            if stored:
+                await self.stage_for_writing()
+                await self.journal.keep()
+            else:
+                await self.journal.describe()
+        finally:
+            self._described_by -= 1
+            if not self.handles and not self.needs_commit:  # a commit has ended meanwhile
+                self.release_stage()
 
     def take_up(self, staged: StagedFile, state: StagedState) -> None:
         """Go on with what an earlier daemon has left; the next commit settles what became of it."""
@@ -446,17 +448,12 @@ class Content:
         await self.retarget()
         staged = await self.stage_for_writing()
         frozen = await staged.freeze()
+        about = self.owner.object_metadata()
         draft = self.layout.draft(
-            target,
-            base=None,
-            replaces=None,
-            metadata=self.owner.object_metadata(),
-            log=NO_UPLOAD_LOG,
+            target, base=None, replaces=None, metadata=about, log=NO_UPLOAD_LOG
         )
         try:
-            return await draft.commit(
-                FrozenContent(staged, frozen, self._read_base), self.owner.object_metadata()
-            )
+            return await draft.commit(FrozenContent(staged, frozen, self._read_base), about)
         except VfsError:
             with suppress(VfsError):
                 await draft.abandon()
@@ -489,7 +486,8 @@ class Content:
     @property
     def _is_used(self) -> bool:
         frozen = self.staged is not None and self.staged.is_frozen
-        return frozen or (self._telling and not self.discarded) or self.rescuing
+        telling = (self._telling and not self.discarded) or self._described_by > 0
+        return frozen or telling or self.rescuing
 
     def release_stage(self) -> None:
         """Let the staged bytes go when the store has them all and nobody writes."""
