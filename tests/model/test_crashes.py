@@ -60,6 +60,9 @@ from vfs.tree.metadata import NoAttributeError
 from vfs.tree.rename import NOREPLACE
 from vfs.values import Key
 
+# A mount that dies while it lists a directory drops the generator of its names.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+
 STEPS = 100  # of one example, at most
 EXAMPLES = 10  # of one round
 WANTED = 1250  # steps of each of eight kinds of machines: 10,000
