@@ -25,16 +25,17 @@ def after(request):
 def every_crash(features, after, tmp_path):
     """Run a scenario with a crash at its first step, its second, and so on until there is none."""
 
-    async def run(prepare, scenario, check):
+    async def run(prepare, scenario, check, *options):
         for fatal in range(1, 200):
             store = MemoryStore(features=features)
             steps = Steps(fatal, after=after)
             stage = tmp_path / f"stage-{fatal}"
-            ended = await run_until(store, stage, steps, prepare, scenario)
+            ended = await run_until(store, stage, steps, prepare, scenario, *options)
             try:
                 # The next daemon on the same stage directory, then one on another machine.
-                async with shell_on(store, stage) as shell:
+                async with shell_on(store, stage, *options) as shell:
                     await check(shell, ended)
+                    await shell.drain()
                 async with shell_on(store, tmp_path / f"other-{fatal}") as shell:
                     await check(shell, ended)
             except BaseException as error:
@@ -105,10 +106,8 @@ async def test_rename_over_a_file(every_crash, size, other):
     await every_crash(prepare, scenario, check)
 
 
-async def test_rename_of_a_dirty_file(every_crash, expect_log):
+async def test_rename_of_a_dirty_file(every_crash):
     """What was not fsynced may be lost, the file not; what was fsynced after the rename stays."""
-    # Between the commit of the new name and the removal of the old one.
-    expect_log("both names stay")
 
     async def prepare(shell):
         await shell.write("a", b"a" * 1000)
@@ -125,7 +124,7 @@ async def test_rename_of_a_dirty_file(every_crash, expect_log):
         found = {name: await shell.read(name) for name in await shell.ls()}
         assert set(found) <= {"a", "b"}
         if ended:
-            assert found.get("b") == new, "a later commit was undone"
+            assert found == {"b": new}, "a later commit was undone, or the old name is back"
         assert found
         assert set(found.values()) <= {new, b"a" * 1000}
 
@@ -148,6 +147,129 @@ async def test_unlink_of_a_file(every_crash):
             assert names == []
 
     await every_crash(prepare, scenario, check)
+
+
+async def test_a_file_takes_the_name_of_one_that_is_renamed(every_crash, size):
+    one, other = b"1" * size, b"2" * size
+    renamed = []
+
+    async def prepare(shell):
+        renamed.clear()
+        await shell.write("a", one)
+        await shell.write("b", other)
+
+    async def scenario(shell):
+        await shell.rename("b", "c")
+        renamed.append("b")
+        await shell.rename("a", "b")
+        renamed.append("a")
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert sorted(found.values()) == [one, other] or ("c" in found and not renamed)
+        if renamed:
+            assert found["c"] == other
+        if len(renamed) == 2:
+            assert found == {"b": one, "c": other}
+
+    await every_crash(prepare, scenario, check)
+
+
+@pytest.mark.parametrize("mode", ["remote", "local"])
+async def test_unlink_of_a_dirty_file(every_crash, mode):
+    """It is there, with what it was made from, or it is not."""
+
+    async def prepare(shell):
+        await shell.write("a", b"a" * 1000)
+
+    async def scenario(shell):
+        await shell.truncate("a", 500)
+        await shell.unlink("a")
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert found in ({}, {"a": b"a" * 1000}, {"a": b"a" * 500})
+        if ended:
+            assert found == {}
+
+    await every_crash(prepare, scenario, check, f"fsync={mode}")
+
+
+@pytest.mark.parametrize("mode", ["remote", "local"])
+async def test_renames_of_a_file_that_was_renamed_over_another(every_crash, mode):
+    """What the first rename was to replace is gone when the second is answered."""
+    old, new = b"old" * 100, b"new" * 100
+
+    async def prepare(shell):
+        await shell.write("b", old)
+
+    async def scenario(shell):
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, new)
+        await shell.rename("a", "b")
+        await shell.rename("b", "c")
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        if ended:
+            assert found == {"c": new}
+        assert set(found) <= {"a", "b", "c"}
+        assert found.get("a", new) in (new, b"")
+
+    await every_crash(prepare, scenario, check, f"fsync={mode}")
+
+
+async def test_a_directory_with_an_open_file_that_was_unlinked_is_renamed(every_crash):
+    unlinked = []
+
+    async def prepare(shell):
+        unlinked.clear()
+        await shell.mkdir("d")
+        await shell.write("d/a", b"gone")
+        await shell.write("d/b", b"here")
+
+    async def scenario(shell):
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        unlinked.append("a")
+        await shell.rename("d", "e")
+        assert await shell.pread(fd, 0, 10) == b"gone"
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        here = {where: await shell.ls(where) for where in await shell.ls()}
+        assert not unlinked or all("a" not in names for names in here.values())
+        assert any("b" in names for names in here.values())
+        if ended:
+            assert here == {"e": ["b"]}
+
+    await every_crash(prepare, scenario, check)
+
+
+@pytest.mark.parametrize("mode", ["remote", "local"])
+async def test_attributes_that_were_set_while_a_file_is_stored(every_crash, mode):
+    said = []
+
+    async def prepare(shell):
+        said.clear()
+        await shell.write("a", b"a" * 1000)
+        node = await shell.node("a")
+        await shell.fs.metadata.set_xattr(node, "user.m", b"one")
+
+    async def scenario(shell):
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"dirty")
+        await shell.setattr("a", mtime_ns=12345)
+        said.append(12345)
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        about = await shell.stat("a")
+        assert about.xattrs == {"user.m": b"one"}
+        assert not said or about.mtime_ns == 12345
+
+    await every_crash(prepare, scenario, check, f"fsync={mode}", "xattr=true")
 
 
 async def test_unlink_of_an_open_file(every_crash):

@@ -8,18 +8,9 @@ import trio
 from tests.support.crash import Steps, run_until
 from tests.support.faulty import FaultyStore
 from tests.support.tree import keys, shell_on
+from vfs.errors import DeniedError, TransientError
 from vfs.file.committer import COMMITS_AT_ONCE
 from vfs.store.memory import MemoryStore, everything
-
-UNLINKED = pytest.mark.xfail(
-    strict=True, reason="an object that waits for its last close moves with its directory"
-)
-REPLACED = pytest.mark.xfail(
-    strict=True, reason="what a rename was to replace stays when the file is renamed on"
-)
-HALF_A_LINK = pytest.mark.xfail(
-    strict=True, reason="what a name is gets journalled only when its content is stored"
-)
 
 
 @pytest.fixture(params=["moves", "copies"])
@@ -32,7 +23,6 @@ def mode(request):
     return f"fsync={request.param}"
 
 
-@UNLINKED
 @pytest.mark.promise("S-name-2")
 async def test_an_open_file_that_was_removed_does_not_come_back_with_its_directory(
     any_store, mode, tmp_path
@@ -51,7 +41,6 @@ async def test_an_open_file_that_was_removed_does_not_come_back_with_its_directo
         assert await other.ls("e") == []
 
 
-@REPLACED
 async def test_what_a_rename_replaced_does_not_come_back_when_the_file_is_renamed_on(
     any_store, tmp_path
 ):
@@ -73,7 +62,6 @@ async def test_what_a_rename_replaced_does_not_come_back_when_the_file_is_rename
     assert [key for key in await keys(any_store) if "busy" not in key] == ["c"]
 
 
-@HALF_A_LINK
 async def test_a_link_is_never_seen_as_a_file_after_a_crash(tmp_path):
     async def prepare(shell):
         await shell.write("file", b"x")
@@ -108,3 +96,73 @@ async def test_the_last_close_waits_for_whoever_syncs_the_journal(any_store, tmp
             await shell.close(fd)
         await shell.drain()
         assert committer.failed_uploads == 0
+
+
+async def test_a_removal_that_fails_at_the_last_close_is_tried_again(store, expect_log, tmp_path):
+    expect_log("removal of unlinked 'a' failed")
+    expect_log("upload of 'a' failed", maybe=True)
+    async with shell_on(store, tmp_path / "stage") as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        store.fail("remove", TransientError("down"), times=2)
+        await shell.close(fd)
+        assert await shell.ls() == []
+        await shell.drain()
+        assert await keys(store) == []
+        assert await shell.ls() == []
+
+
+async def test_a_link_that_cannot_be_made_leaves_what_was_unlinked_hidden(
+    store, expect_log, tmp_path
+):
+    expect_log("upload of 'a' failed")
+    async with shell_on(store, tmp_path / "stage", "metadata_ttl=0") as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        store.fail("write", DeniedError("no"), times=1)
+        with pytest.raises(DeniedError):
+            await shell.symlink("a", "b")
+        assert await shell.ls() == []
+        await shell.close(fd)
+
+
+async def test_two_files_that_are_not_stored_yet_change_their_names(any_store, mode, tmp_path):
+    async with shell_on(any_store, tmp_path / "stage", mode) as shell:
+        await shell.write("a", b"one")
+        await shell.write("b", b"another")
+        await shell.drain()
+        files = [await shell.open("a"), await shell.open("b")]
+        for fd in files:
+            await shell.pwrite(fd, 0, b"new")
+        for old, new in [("a", "c"), ("b", "a"), ("c", "b")]:
+            await shell.rename(old, new)
+        for fd in files:
+            await shell.close(fd)
+        await shell.drain()
+        assert await shell.read("a") == b"newther"
+        assert await shell.read("b") == b"new"
+    assert await keys(any_store) == ["a", "b"]
+
+
+async def test_a_file_of_a_name_whose_removal_is_not_known_to_be_done_waits_for_it(
+    store, expect_log, tmp_path
+):
+    expect_log("removal of unlinked 'a' failed")
+    expect_log("upload of 'b' failed", maybe=True)
+    async with shell_on(store, tmp_path / "stage") as shell:
+        await shell.write("a", b"one")
+        await shell.write("c", b"another")
+        store.lose_reply("remove", times=1)
+        retry = store.block("remove", times=1)
+        await shell.rename("a", "b")
+        await retry.reached.wait()
+        await shell.rename("c", "a")
+        retry.release()
+        await shell.drain()
+        assert {name: await shell.read(name) for name in await shell.ls()} == {
+            "a": b"another",
+            "b": b"one",
+        }
+    assert await keys(store) == ["a", "b"]

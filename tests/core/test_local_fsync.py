@@ -8,6 +8,8 @@ import trio
 from tests.support.power import power_switch
 from tests.support.tree import Shell, get, keys, put, shell_on, tree_on
 from vfs.errors import TransientError
+from vfs.store.base import PartRules
+from vfs.store.memory import MemoryStore, everything
 from vfs.values import MIB
 
 CHANGES = ("write", "copy", "begin_upload", "upload_part", "copy_part", "finish_upload")
@@ -178,3 +180,48 @@ async def test_a_mount_that_finds_the_store_down_still_shows_the_file(
         shell = Shell(mount)
         assert await shell.read("d.img") == b"bytes"
         await shell.drain()
+
+
+async def test_a_part_that_was_sent_is_not_believed_when_its_bytes_were_changed(tmp_path):
+    """What a restart shows is what it stores, also of bytes that were written a moment ago."""
+    rules = PartRules(1024, 16 << 10, 200, 3 << 20, 4096)
+    store = MemoryStore(features=everything(rules))
+
+    async def scenario(shell):
+        fd = await shell.create("a")
+        await shell.pwrite(fd, 0, b"o" * 20_000)
+        shell.fs.context.committer.dirty[0].journal.note()
+        while not shell.fs.context.committer.dirty[0].draft().sent_bytes:
+            await trio.sleep(0.001)
+        await shell.pwrite(fd, 200, b"new")
+
+    await killed(store, tmp_path / "stage", scenario)
+    async with shell_on(store, tmp_path / "stage") as shell:
+        shown = await shell.read("a")
+        await shell.drain()
+        assert await get(store, "a") == shown
+
+
+async def test_a_rename_that_was_answered_with_an_error_is_not_carried_out_later(
+    store, tmp_path, expect_log
+):
+    expect_log("only in part", maybe=True)
+
+    async def scenario(shell):
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        await shell.write("b", b"bytes")
+        await shell.drain()
+        for old, new in [("d", "e"), ("b", "c")]:
+            fault = store.fail("copy", TransientError("down"), times=10)
+            with pytest.raises(TransientError):
+                await shell.rename(old, new)
+            fault.times = 0
+
+    with power_switch(tmp_path / "stage") as power:
+        await killed(store, tmp_path / "stage", scenario)
+    power.cut()
+    async with shell_on(store, tmp_path / "stage") as shell:
+        assert await shell.ls("d") == ["a"]
+        assert await shell.read("b") == b"bytes"
+        assert not await shell.exists("c")

@@ -61,6 +61,7 @@ async def run_until(
     steps: Steps,
     prepare: Callable[[Shell], Awaitable[None]],
     scenario: Callable[[Shell], Awaitable[None]],
+    *options: str,
 ) -> bool:
     """Run a scenario on a tree of its own and kill it at its fatal step; True when it ended."""
     ended = False
@@ -72,7 +73,7 @@ async def run_until(
     RecordLog.sync = stepping  # type: ignore[method-assign]
     try:
         with steps.scope:
-            async with tree_on(CrashingStore(store, steps), stage_dir) as mount:
+            async with tree_on(CrashingStore(store, steps), stage_dir, *options) as mount:
                 shell = Shell(mount)
                 await prepare(shell)
                 await shell.drain()

@@ -72,8 +72,13 @@ class Entry:
     def fields(self) -> tuple[Field, ...]:
         return self.modes, self.mtimes, self.xattrs
 
+    def may_change(self, data: bytes) -> None:
+        """Take note that a crash may find it holding this."""
+        self.past.append(data)
+        self.mtimes.might.add(None)
+
     def change(self, data: bytes) -> None:
-        """Take note that it may hold this from now on."""
+        """Take note that it holds this from now on."""
         self.past.append(data)
         self.data = data
         self.mtimes.set(None)
@@ -170,10 +175,10 @@ class Durable:
         return next((path for path, one in self.now.items() if one is entry), None)
 
     def keep(self, entry: Entry) -> None:
-        """A file was acknowledged as it is."""
-        entry.keep()
+        """A file was acknowledged as it is; nothing is kept of one that has no name any more."""
         path = self.path_of(entry)
         if path is not None:
+            entry.keep()
             self.settle(path, entry)
 
     def keep_all(self) -> None:
@@ -239,7 +244,8 @@ class Durable:
     def _fitting(self, path: str, found: Seen | None, *, crashed: bool) -> list[Entry | None]:
         if found is None:
             return [None] if None in self.might(path) else []
-        known = [one for one in self.might(path) if one is not None]
+        # Rather the file itself than a copy of it.
+        known = sorted(filter(None, self.might(path)), key=lambda one: not one.kept)
         return [one for one in known if not one.why_not(found, crashed=crashed)]
 
     def _inexplicable(self, path: str, found: Seen | None) -> str:

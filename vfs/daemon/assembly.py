@@ -29,6 +29,7 @@ from vfs.runtime import is_alive, list_records, runtime_directory
 from vfs.stage.budget import StageBudget
 from vfs.stage.config import RESERVED_BYTES
 from vfs.stage.directory import Stage, default_limit, stage_name
+from vfs.stage.records import Value
 from vfs.store.base import Features, Store
 from vfs.store.open import START_S, open_store, silent
 from vfs.store.wrap.bandwidth import Bandwidth
@@ -130,12 +131,22 @@ async def open_tree(
         conflicts = Conflicts(context, nursery)
         committer.on_conflict = conflicts.lose
         if not tree.ro:
-            leftovers = await stage.take_up()
-            unfinished = await take_up(fs, leftovers, uploads.replay(unfinished))
-            await uploads.keep_only(stage.uploads)
-            await recover(fs, unfinished)
+            await _resume(fs, uploads, unfinished)
         yield Mount(fs, store, metrics, cache, conflicts, uploads, digests)
         nursery.cancel_scope.cancel()
+
+
+async def _resume(
+    fs: FileSystem, uploads: JournalledUploads, unfinished: list[dict[str, Value]]
+) -> None:
+    """Go on where an earlier mount was interrupted."""
+    stage = fs.context.stage
+    leftovers = await stage.take_up()
+    decisions, contents = await take_up(fs, leftovers, uploads.replay(unfinished))
+    await uploads.keep_only(stage.uploads)
+    await recover(fs, decisions)
+    for content in contents:
+        fs.context.committer.start(content)
 
 
 def _relieve(stage: Stage, committer: Committer) -> None:

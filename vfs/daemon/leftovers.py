@@ -349,7 +349,6 @@ def _decided(
             and state.base is not None
             and file == base
             and isinstance(target, str)
-            and state.key in {state.base.pin.key, target}
         ):
             claims.add(found)
             if target != state.key:

@@ -112,11 +112,13 @@ class _ChosenStage(Stage):
 
     def __init__(self, path: Path, url: str, budget: StageBudget, ids: Collection[str]) -> None:
         super().__init__(path, url, budget)
-        self._ids = ids
+        self._ids = frozenset(ids)
 
     @override
     async def take_up(self) -> list[tuple[StagedFile, StagedState]]:
-        return [one for one in await super().take_up() if one[0].path.name in self._ids]
+        found = await super().take_up()
+        over = {name for _, state in found for name in state.over}
+        return [one for one in found if one[0].path.name in self._ids | over]
 
 
 class _Witness(WrappedStore):

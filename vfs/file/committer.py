@@ -214,8 +214,7 @@ class Committer:
         while content.needs_commit and (
             content.stored < state.goal or content.stored == content.changes
         ):
-            if content.gate is not None:  # before a slot is taken: the other file may need it
-                await content.gate.wait()
+            await content.pass_gate()  # before a slot is taken: the other file may need it
             async with self._commit_slots:
                 await self._attempt(content, state)
             if state.error is not None and content.lost is None:

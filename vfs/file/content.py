@@ -6,26 +6,23 @@ next version. The content knows no names: its owner, a node of the tree, tells w
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
 
 import trio
-from typing_extensions import override
 
 from vfs.cache.fill import Fetcher
 from vfs.errors import ConflictError, StaleError, VfsError
+from vfs.file.frozen import FrozenContent
 from vfs.file.journal import FileJournal
+from vfs.file.owner import Owner
 from vfs.file.window import History, advance
 from vfs.layout.base import NO_UPLOAD_LOG, Begun, Draft, FileVersion, Layout
-from vfs.layout.base import Content as CommitContent
-from vfs.spans import SpanSet
 from vfs.stage.directory import Stage
 from vfs.stage.file import StagedFile
-from vfs.stage.frozen import Frozen, LiveBody
-from vfs.stage.journal import About, Extent, StagedState
-from vfs.store.base import Body
-from vfs.values import MIB, Key, Span
+from vfs.stage.frozen import LiveBody
+from vfs.stage.journal import Extent, StagedState
+from vfs.values import Key, Span
 
 log = logging.getLogger(__name__)
 
@@ -33,27 +30,6 @@ IDLE_S = 5.0
 """A file that is written in the background is stored when nobody has written for so long."""
 LATE_S = 60.0
 """And never later than this after its oldest change."""
-
-
-class Owner(Protocol):
-    """What a content must know of the name it belongs to."""
-
-    @property
-    def key(self) -> Key:
-        """Where the next version goes."""
-        ...
-
-    def object_metadata(self) -> Mapping[str, str]:
-        """Return what is stored with the object: mode, owner, times."""
-        ...
-
-    def about(self) -> About:
-        """Return what a restart must know of the name: its attributes as JSON values."""
-        ...
-
-    def committed(self, version: FileVersion) -> None:
-        """Take note of a new version."""
-        ...
 
 
 class Content:
@@ -73,6 +49,7 @@ class Content:
         self.replaces = base  # what the target must hold when the next version is committed
         self.moved_from: FileVersion | None = None  # an old name, removed after the next commit
         self.after_move: Callable[[], Awaitable[None]] | None = None  # called when it is removed
+        self.left: list[Callable[[], Awaitable[None]]] = []  # removals that have failed
         self.staged: StagedFile | None = None
         self.lost: VfsError | None = None  # somebody else won: this content can never be stored
         self.discarded = False  # unlinked: must not be stored any more
@@ -90,9 +67,11 @@ class Content:
         self._staging = trio.Lock()
         self._draft: Draft | None = None
         self._telling = False
+        self._described_by = 0  # calls that wait for the journal
         self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self.journal = FileJournal(lambda: self.staged, self._described)
         self._begun: Begun | None = None  # what an earlier daemon has done for the next version
+        self._since: Extent | None = None  # what it has changed since its last commit began
 
     @property
     def size(self) -> int:
@@ -103,10 +82,20 @@ class Content:
 
     @property
     def needs_commit(self) -> bool:
-        """Whether the store does not have what the file holds, or has it under two names."""
+        """Whether the store does not have what the file holds, or has what is not its any more."""
         if self.discarded or self.lost is not None:
-            return False
-        return self.changes != self.stored or self.moved_from is not None
+            return bool(self.left)
+        return self.changes != self.stored or self.moved_from is not None or bool(self.left)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether another file must be stored first: what is under the name belongs to it."""
+        return self.gate is not None and not self.gate.is_set()
+
+    async def pass_gate(self) -> None:
+        """Return when the name is this file's."""
+        while self.gate is not None and not self.gate.is_set():
+            await self.gate.wait()
 
     @property
     def dirty_bytes(self) -> int:
@@ -209,9 +198,13 @@ class Content:
             if self.staged is None:
                 size = self.base.size if self.base is not None else 0
                 staged = await self._stage.new_file(size)
-                staged.on_change = self._on_change
+                staged.on_write, staged.on_change = self._on_write, self._on_change
                 self.staged = staged
             return self.staged
+
+    def _on_write(self, span: Span) -> None:
+        if self._draft is not None:  # a restart must not take parts for what the file holds
+            self._draft.touch(span)
 
     def _on_change(self, span: Span) -> None:
         self.changed()
@@ -283,21 +276,20 @@ class Content:
 
     async def _settle_landed(self, version: FileVersion) -> None:
         draft = self._draft
-        self._take_landed(version)
-        if draft is not None:  # what it has begun since is nobody's
-            await draft.abandon()
-
-    def _take_landed(self, version: FileVersion) -> None:
         # Bytes that are clean now were clean when that commit was made, so it has them too.
         if self.base is not None and self.staged is not None:
             end = self.staged.base_size
             changed = self.staged.dirty.add(Span(end, max(end, self.base.size, version.size)))
             self._fetcher.hand_over(self.base, version, changed)
         self.base = self.replaces = version
-        self._draft = None
-        self._tried = False
+        self._draft, self._tried = None, False
         self.owner.committed(version)
-        self.journal.retarget()
+        with suppress(VfsError):
+            # First what the tree knows by it: a restart that believes it stored asks nobody.
+            await self._stage.sync_names()
+            self.journal.retarget()
+        if draft is not None:  # what it has begun since is nobody's
+            await draft.abandon()
 
     async def commit(self) -> None:
         """Store what the file holds now. One at a time: only `Committer` calls this.
@@ -306,27 +298,35 @@ class Content:
         lost.
         """
         async with self.commits:
-            if self.needs_commit and self.changes != self.stored:
-                await self._commit()
-            await self.finish_move()
+            if not self.discarded and self.lost is None and not self.is_gated:
+                if self.changes != self.stored:
+                    await self._commit()
+                await self.finish_move()
+        while self.left:
+            await self.left[0]()
+            del self.left[0]
 
     async def _commit(self) -> None:
         self._telling = True  # the stage stays until its journal says what has become of it
         try:
             while not await self._commit_frozen():
                 pass
-        finally:
+        except Exception:  # not when it is cancelled: then the next owner of the stage finds out
             self._telling = False
+            raise
+        self._telling = False
 
     async def _commit_frozen(self) -> bool:
         """Commit what the file holds; False when an earlier commit had landed: once more."""
         staged = await self.stage_for_writing()
+        if self.owner.is_fragile:
+            await self.journal.keep()
         frozen = await staged.freeze(self.draft().commit_id)
         covered = self.changes
         stored: FileVersion | None = None
         try:
             await staged.sync_log()
-            version = await self._put(_Frozen(self, staged, frozen))
+            version = await self._put(FrozenContent(staged, frozen, self._read_base))
             if version is None:
                 return False
             base = self.base
@@ -351,7 +351,7 @@ class Content:
             await staged.tell_stored(version)
         return True
 
-    async def _put(self, content: "_Frozen") -> FileVersion | None:
+    async def _put(self, content: FrozenContent) -> FileVersion | None:
         draft, again = self.draft(), self._tried
         self._tried = True
         try:
@@ -371,27 +371,39 @@ class Content:
         nothing = Extent(0, 0)  # the staged file knows it better
         # Of a commit that may have taken effect a restart must know, or it meets itself.
         tried = self._draft.commit_id if self._draft is not None and self._tried else None
-        return StagedState(
-            self.owner.key,
-            self.replaces,
-            self.base,
-            nothing,
-            self.owner.about(),
-            commit_id=tried,
-        )
+        owner = self.owner
+        about = owner.about()
+        return StagedState(owner.key, self.replaces, self.base, nothing, about, commit_id=tried)
 
     async def persist(self) -> None:
         """Return when what was written before the call survives a power cut.
 
         Errors: FullError, VfsError when the disk fails.
         """
-        if not self.discarded:
+        if not self.discarded and self.changes != self.stored:
             await self.stage_for_writing()
             await self.journal.persist()
 
+    async def describe(self, *, stored: bool) -> None:
+        """Keep what the tree says of the name: for a `stored` file it must survive the next commit.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        self._described_by += 1
+        try:
+            if stored:
+                await self.stage_for_writing()
+                await self.journal.keep()
+            else:
+                await self.journal.describe()
+        finally:
+            self._described_by -= 1
+            if not self.handles and not self.needs_commit:  # a commit has ended meanwhile
+                self.release_stage()
+
     def take_up(self, staged: StagedFile, state: StagedState) -> None:
         """Go on with what an earlier daemon has left; the next commit settles what became of it."""
-        staged.on_change = self._on_change
+        staged.on_write, staged.on_change = self._on_write, self._on_change
         self.staged = staged
         self.base, self.replaces = state.base, state.replaces
         commit_id = state.commit_id or (state.upload.commit_id if state.upload else None)
@@ -400,6 +412,27 @@ class Content:
             self._tried = True
             self.draft()
         self.changed()
+        self._since = state.since
+
+    async def settle_taken_up(self) -> None:
+        """Find out whether the last commit of an earlier daemon has landed, before any change.
+
+        Errors: any store error; then the next commit finds out.
+        """
+        draft, staged, since = self._draft, self.staged, self._since
+        version = await draft.landed() if draft is not None and since is not None else None
+        if draft is None or staged is None or since is None or version is None:
+            return
+        # No await from here on: base, stage and tree change together.
+        staged.rebase(since)
+        self._draft, self._tried = None, False
+        self.base = self.replaces = version
+        if not staged.dirty and staged.size == version.size:
+            self.stored = self.changes
+        self.owner.committed(version)
+        await self._stage.sync_names()
+        await staged.tell_stored(version)
+        await draft.abandon()
 
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.
@@ -410,15 +443,12 @@ class Content:
         await self.retarget()
         staged = await self.stage_for_writing()
         frozen = await staged.freeze()
+        about = self.owner.object_metadata()
         draft = self.layout.draft(
-            target,
-            base=None,
-            replaces=None,
-            metadata=self.owner.object_metadata(),
-            log=NO_UPLOAD_LOG,
+            target, base=None, replaces=None, metadata=about, log=NO_UPLOAD_LOG
         )
         try:
-            return await draft.commit(_Frozen(self, staged, frozen), self.owner.object_metadata())
+            return await draft.commit(FrozenContent(staged, frozen, self._read_base), about)
         except VfsError:
             await draft.abandon()
             raise
@@ -442,51 +472,19 @@ class Content:
         if after is not None:
             await after()
 
-    async def localise(self, frozen: Frozen, staged: StagedFile, span: Span) -> None:
-        """Fetch the clean bytes of a span that a part needs and the stage does not hold."""
-        base = self.base
-        for gap in list(frozen.missing(span)):
-            if base is None:
-                raise VfsError("bytes are neither staged nor stored", key=self.owner.key)
-            for piece in gap.pieces(MIB):
-                data = bytes(await self._fetcher.read(base, piece))
-                await staged.fill(piece, memoryview(data))
+    async def _read_base(self, span: Span) -> bytes | memoryview:
+        if self.base is None:
+            raise VfsError("bytes are neither staged nor stored", key=self.owner.key)
+        return await self._fetcher.read(self.base, span)
 
     @property
     def _is_used(self) -> bool:
         frozen = self.staged is not None and self.staged.is_frozen
-        return frozen or self._telling or self.rescuing
+        telling = (self._telling and not self.discarded) or self._described_by > 0
+        return frozen or telling or self.rescuing
 
     def release_stage(self) -> None:
         """Let the staged bytes go when the store has them all and nobody writes."""
         if self.staged is not None and not self._is_used:
             self.staged.close()
             self.staged = None
-
-
-class _Frozen(CommitContent):
-    """A frozen state as the layout reads it."""
-
-    def __init__(self, content: Content, staged: StagedFile, frozen: Frozen) -> None:
-        self._content = content
-        self._staged = staged
-        self._frozen = frozen
-
-    @property
-    @override
-    def size(self) -> int:
-        return self._frozen.size
-
-    @property
-    @override
-    def changed(self) -> SpanSet:
-        return self._frozen.changed
-
-    @override
-    async def body(self, span: Span) -> Body:
-        await self._content.localise(self._frozen, self._staged, span)
-        return self._frozen.body(span)
-
-    @override
-    def is_latest(self, span: Span) -> bool:
-        return not self._frozen.written_since.touches(span) and span.stop <= self._staged.size

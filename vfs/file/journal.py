@@ -67,6 +67,18 @@ class FileJournal(UploadLog):
             self._tell_about(staged)
             await staged.persist()
 
+    async def keep(self) -> None:
+        """Return when a reboot would find the file, whatever it finds of its bytes.
+
+        A full disk is no error: storing the file is what makes room.
+        """
+        staged = self._staged()
+        if staged is not None:
+            with self._disk_may_fail():
+                self.begin()
+                self._tell_about(staged)
+                await staged.keep_log()
+
     async def sync(self) -> None:
         """Return when what was told is on the disk, if a reboot is to read it.
 

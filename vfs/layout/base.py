@@ -248,6 +248,17 @@ class Layout(ABC):
         Errors: StaleError, ConflictError; then the old name stands unchanged.
         """
 
+    @abstractmethod
+    async def copy(
+        self, file: FileVersion, target: Key, *, replaces: FileVersion | None
+    ) -> FileVersion:
+        """Make `file` the content of `target` as well. Errors: as of `move`."""
+
+    @property
+    @abstractmethod
+    def moves_files(self) -> bool:
+        """Whether `move` is one atomic request."""
+
     @property
     @abstractmethod
     def moves_directories(self) -> bool:

@@ -178,8 +178,8 @@ class PlainDraft(Draft):
 
     @override
     def touch(self, span: Span) -> None:
-        if self._sent:
-            self._sent.drop(span)
+        for number in self._sent.drop(span) if self._sent else ():
+            self._log.sending(number)  # a restart must not count on it either
         if self._sending and self._grid is not None:
             for number, _ in self._grid.parts(span):
                 if number in self._sending:

@@ -72,15 +72,17 @@ class SentParts:
         self._by_start[sent.span.start] = sent
         self._start_of[sent.part.number] = sent.span.start
 
-    def drop(self, span: Span) -> None:
-        """Forget the parts that overlap a span."""
+    def drop(self, span: Span) -> list[int]:
+        """Forget the parts that overlap a span; return their numbers."""
         first = bisect_right(self._starts, span.start)
         if first and self._by_start[self._starts[first - 1]].span.stop > span.start:
             first -= 1
         last = bisect_left(self._starts, span.stop, lo=first)
-        for start in self._starts[first:last]:
-            del self._start_of[self._by_start.pop(start).part.number]
+        gone = [self._by_start.pop(start).part.number for start in self._starts[first:last]]
+        for number in gone:
+            del self._start_of[number]
         del self._starts[first:last]
+        return gone
 
     def replaced(self, number: int) -> None:
         """Forget the part of a number, which the store may have other bytes of."""

@@ -237,16 +237,25 @@ class PlainLayout(Layout):
     async def move(
         self, file: FileVersion, target: Key, *, replaces: FileVersion | None
     ) -> FileVersion:
+        if not self.moves_files:
+            copied = await self.copy(file, target, replaces=replaces)
+            await self.remove(file)
+            return copied
+        condition = Condition(if_version=replaces.pin.version) if replaces else ABSENT
+        moved = FileVersion.of(await self._store.move(file.pin, target, condition=condition))
+        self._moved(file, moved)
+        if self._digests is not None and file.size > WRITE_BYTES:
+            self._digests.removed(file.pin.key)
+        return moved
+
+    @override
+    async def copy(
+        self, file: FileVersion, target: Key, *, replaces: FileVersion | None
+    ) -> FileVersion:
         features = self._store.features
         condition = Condition(if_version=replaces.pin.version) if replaces else ABSENT
-        if features.move:
-            moved = FileVersion.of(await self._store.move(file.pin, target, condition=condition))
-            self._moved(file, moved)
-            if self._digests is not None and file.size > WRITE_BYTES:
-                self._digests.removed(file.pin.key)
-            return moved
         if file.size > features.parts.max_write_bytes:
-            return await self._move_large(file, target, replaces)
+            return await self._copy_large(file, target, replaces)
         asked = features.copy_if_absent if replaces is None else features.copy_if_version
         if not asked:
             await self._check_target(target, replaces)
@@ -259,7 +268,6 @@ class PlainLayout(Layout):
         if copied.size != file.size or copied.version != info.version:
             raise ConflictError("the copy is not what was renamed", key=target)
         self._moved(file, FileVersion.of(copied))
-        await self.remove(file)
         return FileVersion.of(copied)
 
     def _moved(self, old: FileVersion, new: FileVersion) -> None:
@@ -267,22 +275,20 @@ class PlainLayout(Layout):
         if self._digests is not None and old.size > WRITE_BYTES:
             self._digests.moved(old, new)
 
-    async def _move_large(
+    async def _copy_large(
         self, file: FileVersion, target: Key, replaces: FileVersion | None
     ) -> FileVersion:
-        """Move what is too large for a single copy: its ranges become the parts of an upload."""
+        """Copy what is too large for a single copy: its ranges become the parts of an upload."""
         metadata = dict((await self._store.head(file.pin.key)).metadata)
         metadata.pop(COMMIT_ID, None)
         draft = self.draft(
             target, base=file, replaces=replaces, metadata=metadata, log=NO_UPLOAD_LOG
         )
         try:
-            moved = await draft.commit(_Untouched(self, file), metadata)
+            return await draft.commit(_Untouched(self, file), metadata)
         except VfsError:
             await draft.abandon()
             raise
-        await self.remove(file)
-        return moved
 
     async def _check_target(self, target: Key, replaces: FileVersion | None) -> None:
         try:
@@ -299,6 +305,11 @@ class PlainLayout(Layout):
         now = await self._store.head(file.pin.key)
         if now.version != file.pin.version:
             raise StaleError("somebody else has written it meanwhile", key=file.pin.key)
+
+    @property
+    @override
+    def moves_files(self) -> bool:
+        return self._store.features.move
 
     @property
     @override

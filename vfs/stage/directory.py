@@ -135,16 +135,9 @@ class Stage:
             elif path.suffix or not log_path(path).exists():
                 # Half of a log that was being rewritten, or bytes that no journal knows.
                 path.unlink()
-        over = {name for _, state in found for name in state.over}
-        kept: list[tuple[StagedFile, StagedState]] = []
-        for staged, state in found:
-            if staged.path.name in over:
-                staged.close()
-            else:
-                self._staged.add(staged)
-                self.uploads.add(state.upload)
-                kept.append((staged, state))
-        return kept
+        self._staged.update(staged for staged, _ in found)
+        self.uploads.update(state.upload for _, state in found)
+        return found
 
     async def _reopen(self, path: Path) -> tuple[StagedFile, StagedState] | None:
         staged = StagedFile(path, self.budget, 0, self._disk)

@@ -70,11 +70,12 @@ class StagedFile:
         self.preserved = False  # holds the only copy of something: never removed by us
         self._frozen: Frozen | None = None
         self.on_change: Callable[[Span], None] = lambda _span: None  # called between two awaits
+        self.on_write: Callable[[Span], None] = lambda _span: None  # before the bytes are there
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
         self.log = FileLog(log_path(path))
-        self._untold = Written(base_size)  # what the journal does not say yet, or the base
+        self._untold: Written = Written(base_size)  # what the journal does not say yet, or the base
         self._told_size = base_size
-        self._before_freeze = self._untold
+        self._before_freeze: Written = self._untold
         self._commit_id: str | None = None  # of the commit that reads the frozen state
         self._unsafe: OSError | None = None  # the disk may have dropped what it was given
         self._persisting = trio.Lock()
@@ -104,6 +105,15 @@ class StagedFile:
         self._untold = self._before_freeze = Written(self.size)
         self._told_size = self.size
         return state
+
+    def rebase(self, extent: Extent) -> None:
+        """Take a file that was reopened for one that is stored but for this extent."""
+        before = self._charged
+        self.size, self.base_size = extent.size, extent.base_size
+        self.present = self.dirty = extent.dirty
+        self.holes = extent.holes
+        self._untold, self._told_size = Written(self.size), self.size
+        self._budget.free(before - self._charged)
 
     def charge(self) -> None:
         """Pay for what was reopened, past the limit if need be."""
@@ -167,6 +177,7 @@ class StagedFile:
     async def _write(self, span: Span, data: bytes | memoryview, *, zeros: bool) -> bool:
         """Write bytes; True when a hole stands for them."""
         self._in_flight = span
+        self.on_write(span)
         try:
             if self._frozen is not None:
                 await self._frozen.keep(span)
@@ -211,6 +222,9 @@ class StagedFile:
                 return
 
     async def _shrink(self, size: int) -> None:
+        untold = self._untold
+        # A journal that is begun meanwhile must not tell of bytes that may be gone.
+        self._untold = untold.cut_to(size)
         try:
             if self.log.begun:
                 # What is cut off is gone at once, so a restart must not count on it any more.
@@ -220,6 +234,7 @@ class StagedFile:
                     await self.log.sync()
             await trio.to_thread.run_sync(os.ftruncate, self._fd, size)
         except OSError as error:
+            self._untold = untold
             raise stage_error(error, self.path) from error
         gone = Span(size, self.size)
         before = self._charged
@@ -396,6 +411,17 @@ class StagedFile:
                     return
                 await self.log.promise(tagged, self._sync_bytes)
                 await self.log.compact()
+
+    async def keep_log(self) -> None:
+        """Return when a reboot would read the journal, if no more than its beginning.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if not self.log.promised:
+            with self._disk_errors():
+                await self.log.promise(0, lambda: None)
+        else:
+            await self.sync_log()
 
     def _sync_bytes(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """What a restart must know of one staged file: records, and the state that they add up to. Pure.
 
-    {"op": "file",   "key", "replaces", "base", "extent", "about"}
+    {"op": "file",   "key", "replaces", "base", "extent", "about", "born"}
     {"op": "target", "key", "replaces", "base", "about", "over"}   a rename, or a rebase
     {"op": "about",  "about"}
     {"op": "write",  "cut", "size", "spans", "boot"}
@@ -16,7 +16,9 @@
 A `write` tells what was written since the one before: `cut` is the smallest size that the file had
 on the way. Its bytes are in the page cache of the boot that it names, and survive a crash of the
 daemon. What carries a boot counts after a reboot only when a later `synced` covers it: bytes and
-log were on the disk before that was written, up to that many such records.
+log were on the disk before that was written, up to that many such records. A file that no `synced`
+covers is none after a reboot: `born` is the boot that its log was made on, null where it does not
+matter.
 
 What is written after a `commit` is what remains dirty when that commit is `stored`; `since`, an
 extent, is null but where a log was rewritten meanwhile. `about` is what the tree keeps of the name
@@ -115,6 +117,8 @@ class StagedState:
         extent, base = self.extent, self.base
         if not self.promised and not extent.dirty and self.upload is None:
             return True  # never told to anybody, and lost by a reboot
+        if self.commit_id is not None:
+            return False  # the store may have more than a reboot has left here
         return (
             base is not None
             and base == self.replaces
@@ -124,7 +128,7 @@ class StagedState:
         )
 
 
-def records_of(state: StagedState) -> list[Record]:
+def records_of(state: StagedState, *, born: str | None = None) -> list[Record]:
     """Return the shortest journal that adds up to a state whose bytes are all on the disk."""
     records: list[Record] = [
         {
@@ -134,6 +138,7 @@ def records_of(state: StagedState) -> list[Record]:
             "base": _optional(state.base),
             "extent": _extent_value(state.extent),
             "about": dict(state.about),
+            "born": born,
         }
     ]
     if state.over:
@@ -251,6 +256,8 @@ def replay(records: Sequence[Record], boot: str) -> StagedState | None:
                 if text(record, "boot") != boot and tagged > covered:
                     continue
             state = apply(state, record)
+        if state is not None and not state.promised and records[0].get("born") not in (None, boot):
+            return replace(state, gone=True)  # half a log: how it ended may be lost
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"a record of the stage makes no sense: {error!r}") from error
     return state

@@ -68,7 +68,7 @@ class FileLog:
             self.discard()  # a full disk may take its name and not its header
             raise
         self.begun, self.about = True, state.about
-        self.append(*records_of(state), dirty=state.extent.dirty)
+        self.append(*records_of(state, born=self.boot), dirty=state.extent.dirty)
 
     def open(self) -> StagedState | None:
         """Open a log that an earlier owner has left and return its state. Blocking.

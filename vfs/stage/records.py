@@ -233,6 +233,11 @@ class RecordLog:
     def _write_durably(self, lines: list[bytes], first: Callable[[], None] | None) -> None:
         if first is not None:
             first()
+        if not self._named:
+            # Before what is written below: it may promise a file beside the log, and be read
+            # without having been synced.
+            sync_directory(self._path.parent)
+            self._named = True
         if lines and self._durable_size > len(self._header):
             lines = [encode_record({_MARK: self._durable_size}), *lines]
         self._write(lines)
@@ -242,9 +247,6 @@ class RecordLog:
             os.pwrite(self._fd, bytes(room), self.size)
             self._filled = self.size + room
         os.fdatasync(self._fd)
-        if not self._named:
-            sync_directory(self._path.parent)
-            self._named = True
 
     def _write(self, lines: list[bytes]) -> None:
         view, offset = memoryview(b"".join(lines)), self.size

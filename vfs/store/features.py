@@ -2,7 +2,7 @@
 
     {"version": 1, "write_if_absent": true, ..., "parts": {"min_bytes": 5242880, ...}}
 
-An entry of another version, or with a field missing or strange, is no entry: the store is probed
+An entry of another version, or with an old field missing or a strange one, is no entry: the store is probed
 again, which is always right.
 """
 
@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 
 _ADAPTER = TypeAdapter(Features)
 _NAMES = {"version", *(field.name for field in dataclasses.fields(Features))}
+_LATER = {"sparse"}  # unknown to the first programs of this version: as if it were not proved
 
 
 def features_to_dict(features: Features) -> dict[str, object]:
@@ -27,7 +28,7 @@ def features_to_dict(features: Features) -> dict[str, object]:
 
 def features_from_dict(data: Mapping[str, object]) -> Features | None:
     """Return what `features_to_dict` was given, None for anything else."""
-    if data.get("version") != FORMAT_VERSION or set(data) != _NAMES:
+    if data.get("version") != FORMAT_VERSION or not _NAMES - _LATER <= set(data) <= _NAMES:
         return None
     try:
         return _ADAPTER.validate_python({**data, "version": None})

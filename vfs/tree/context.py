@@ -11,6 +11,7 @@ from vfs.file.committer import Committer
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion, Layout
 from vfs.stage.directory import Stage
+from vfs.stage.records import file_record
 from vfs.tree.attributes import Attributes, Defaults
 from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings, directory_of
@@ -69,6 +70,10 @@ class Context:
         if directory.entries is not None:
             directory.entries[node.name] = Entry(node.name, version)
         self.note_attributes(node)
+        move = node.move
+        if move is not None and version.pin.key != move.file.pin.key:
+            # The rename is done but for this, whatever the new name will hold by then.
+            self.journal.decide("unlink", {"file": file_record(move.file)}, move.number)
 
     def keep_attributes(self, node: Node) -> None:
         """Queue a name's attributes for the journal and the sidecar.

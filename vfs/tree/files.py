@@ -217,10 +217,7 @@ class Files:
     async def _let_go(self, node: Node, content: Content) -> None:
         if content.handles:
             return
-        try:
-            await self._namespace.last_close(node)
-        except VfsError as error:
-            log.warning("removal of unlinked %r failed: %s", node.key, error.message)
+        await self._namespace.last_close(node)
         if node.content is content:
             self._namespace.let_go(node)
         if content.discarded:

@@ -51,13 +51,13 @@ class Journal:
 
     async def begin(self, op: str, fields: Mapping[str, Value]) -> int:
         """Journal a decision before it is carried out; durable on return."""
-        number = self.note(op, fields)
+        number = self.decide(op, fields)
         await self._stage.sync_names()
         return number
 
-    def note(self, op: str, fields: Mapping[str, Value]) -> int:
-        """Queue a decision for the next sync and return its id."""
-        number = next(self._ids)
+    def decide(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
+        """Queue a decision for the next sync; with a number, it takes the place of that one."""
+        number = next(self._ids) if number is None else number
         record: dict[str, Value] = {**fields, "op": op, "id": number}
         self._pending[number] = record
         self._stage.names.append(record)

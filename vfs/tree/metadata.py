@@ -103,7 +103,7 @@ class Metadata:
         if node.detached:
             return
         if node.content is not None and node.content.needs_commit:
-            await node.content.journal.describe()
+            await node.content.describe(stored=node.file is not None)
         if node.file is None and not node.is_directory:
             return
         self._context.keep_attributes(node)

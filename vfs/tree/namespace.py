@@ -7,8 +7,12 @@ its object goes with the last handle, and only if nobody has replaced it by then
 
 import logging
 import stat
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
 
 from vfs import names
 from vfs.errors import (
@@ -20,15 +24,18 @@ from vfs.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
+    TransientError,
     VfsError,
     WrongKindError,
 )
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
-from vfs.stage.records import file_record
+from vfs.spans import EMPTY
+from vfs.stage.records import Value, file_record
 from vfs.tree.context import Caller, Context
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Move, Node
+from vfs.values import Key
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +43,23 @@ SYMLINK_MAX_BYTES = 4095
 """PATH_MAX less its NUL: the kernel refuses longer targets."""
 
 
+@dataclass(slots=True)
+class Grave:
+    """An object that goes when nobody reads it any more; its name is gone."""
+
+    number: int  # of the decision in the journal
+    file: FileVersion
+    parent: Node
+    name: str
+
+
 class Namespace:
     """Operations on names."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        # Unlinked open file -> its journal id, its object, and the name that it had.
-        self._graves: dict[Node, tuple[int, FileVersion, Node, str]] = {}
+        self._graves: dict[Node, Grave] = {}  # of unlinked files that are open
+        self._dug: dict[int, Grave] = {}  # all that are not cleared, by decision
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -103,8 +120,7 @@ class Namespace:
         content = context.content(node)
         # An object of an unlinked file may still be there, waiting for its last close.
         content.replaces = directory_of(parent).tombstones.get(name)
-        leaving = directory_of(parent).leaving.get(name)
-        content.gate = leaving.over if leaving is not None else None
+        content.gate = directory_of(parent).gate(name)
         content.changed()
         context.committer.note(content)
         self._born(parent, name, node, pending=True)
@@ -135,12 +151,19 @@ class Namespace:
         context = self._context
         content = context.content(node)
         try:
+            if node.attributes.kind != stat.S_IFREG:  # a file to whoever sees only its object
+                await content.persist()
             await context.committer.store(content)
             await context.journal.sync()
+        except TransientError:
+            raise  # it may be there: it is stored in the end, as what cannot be closed is
         except VfsError:
             content.discarded = True
             await context.committer.cancel(content)
-            directory_of(parent).changes.pop(name, None)
+            directory = directory_of(parent)
+            directory.changes.pop(name, None)
+            if name in directory.tombstones or name in directory.leaving:
+                directory.note(name, None, pending=True)
             node.detach()
             with suppress(VfsError):
                 await content.journal.forget()
@@ -151,8 +174,11 @@ class Namespace:
     def let_go(self, node: Node) -> None:
         """Drop the content of a file that nobody has open when the store has it all."""
         content = node.content
-        if content is not None and content.handles == 0 and not content.needs_commit:
+        if content is None or content.handles:
+            return
+        if content.discarded or not content.needs_commit:
             content.release_stage()
+        if not content.needs_commit:
             node.content = None
             self._context.inodes.reap(node)
 
@@ -218,9 +244,14 @@ class Namespace:
         if node.is_directory:
             raise IsDirectoryError("is a directory", key=node.key)
         await self.keep_directory(parent)
-        buried = await self._remove_content(parent, name, node)
+        graves: list[Grave] = []
+        if node.content is not None:
+            graves = await self._bury(parent, name, node, node.content)
+        elif node.file is not None:
+            # Whoever removes a name means whatever it stands for by now.
+            await context.layout.remove(node.file, whichever=True)
         directory = directory_of(parent)
-        directory.note(name, None, pending=buried)
+        directory.note(name, None, pending=name in directory.tombstones)
         if directory.entries is not None:
             directory.entries.pop(name, None)
         node.detach()
@@ -230,38 +261,104 @@ class Namespace:
         if node.content is not None:
             await node.content.journal.forget()
         await context.journal.sync()
+        for grave in graves:
+            content = node.content
+            if content is not None and content.handles and content.base == grave.file:
+                self._graves[node] = grave
+            else:
+                await self.clear(node, grave)
         self.let_go(node)
 
-    async def _remove_content(self, parent: Node, name: str, node: Node) -> bool:
-        """Remove a file's object, or bury it when the file is open; True when it was buried."""
-        context = self._context
-        content, file = node.content, node.file
+    async def _bury(self, parent: Node, name: str, node: Node, content: Content) -> list[Grave]:
+        """Decide that the objects of a file go, and what is staged of it; durable on return."""
+        context, graves = self._context, list[Grave]()
+        content.discarded = True
         try:
-            if content is not None:
-                content.discarded = True
-                if await context.committer.cancel(content) or node.move is not None:
-                    # The commit may have succeeded without our hearing of it.
-                    entry = await context.layout.find(node.key)
-                    file = entry.file if entry is not None else None
-                await content.retarget()
-            buried = content is not None and content.handles > 0
+            file = node.file
+            if await context.committer.cancel(content) or node.move is not None:
+                file = await self.standing(node, content)
+            await content.retarget()
+            # The last decision is the one that ends the staged file: with the others alone a
+            # restart takes it up, and them back.
+            if file is not None and not self._is_buried(parent, name, file):
+                over = () if node.move is not None else self._staged(content)
+                graves.append(self.dig(parent, name, file, over=over))
             if node.move is not None:
-                # An open file reads from its old name until the new one is stored.
-                reads_old = node.move.content.base == node.move.file
-                await self.end_move(node.move, node, bury=buried and reads_old)
-                buried = buried and not reads_old
-            if file is None:
-                return False
-            if buried:
-                await self.bury(node, parent, name, file)
-                return True
-            # Whoever removes a name means whatever it stands for by now.
-            await context.layout.remove(file, whichever=True)
+                graves.append(self.end_move(node.move, node, over=self._staged(content)))
+            await context.journal.sync()
         except VfsError:
-            if content is not None:
-                self.take_back(content)
+            self.take_back(content)
             raise
-        return False
+        return graves
+
+    async def standing(self, node: Node, content: Content) -> FileVersion | None:
+        """Return what the store has of a file whose commit was cancelled: it may have landed."""
+        if content.is_gated:
+            return None  # what is there belongs to another file, and nothing was sent yet
+        entry = await self._context.layout.find(node.key)
+        return entry.file if entry is not None else None
+
+    @staticmethod
+    def _is_buried(parent: Node, name: str, file: FileVersion) -> bool:
+        buried = directory_of(parent).tombstones.get(name)
+        return buried is not None and buried.identity == file.identity
+
+    @staticmethod
+    def _staged(content: Content) -> tuple[str, ...]:
+        staged = content.staged
+        return () if staged is None or not staged.log.begun else (staged.path.name,)
+
+    def dig(
+        self,
+        parent: Node,
+        name: str,
+        file: FileVersion,
+        *,
+        over: tuple[str, ...] = (),
+        number: int | None = None,
+    ) -> Grave:
+        """Decide that an object goes; `over` names what is staged and goes with it."""
+        fields: dict[str, Value] = {"file": file_record(file), "over": list(over)}
+        directory_of(parent).tombstones[name] = file
+        number = self._context.journal.decide("unlink", fields, number)
+        grave = self._dug[number] = Grave(number, file, parent, name)
+        return grave
+
+    def dig_replaced(self, parent: Node, name: str, node: Node, content: Content) -> Grave | None:
+        """Decide that what a rename was to replace under a name goes: the file moves on."""
+        old, stored = content.replaces, node.file
+        if old is None or old.pin.key != node.key or self._is_buried(parent, name, old):
+            return None
+        if stored is not None and stored.identity == old.identity:
+            return None
+        return self.dig(parent, name, old)
+
+    def follow(self, source: Key, target: Key, renamed: Mapping[Key, FileVersion] | None) -> None:
+        """Let objects that wait for their last close be where a renamed directory has taken them.
+
+        `renamed` tells their new versions by new key; None: all went as they were.
+        """
+        for grave in self._dug.values():
+            old = grave.file
+            if not old.pin.key.startswith(names.as_prefix(source)):
+                continue
+            key = Key(target + old.pin.key[len(source) :])
+            new = replace(old, pin=replace(old.pin, key=key, version_id=None))
+            if renamed is not None and key not in renamed:
+                continue
+            self._refile(grave, new if renamed is None else renamed[key])
+
+    def _refile(self, grave: Grave, new: FileVersion) -> None:
+        old, grave.file = grave.file, new
+        tombstones = directory_of(grave.parent).tombstones
+        if tombstones.get(grave.name) is old:
+            tombstones[grave.name] = new
+        self._context.journal.decide("unlink", {"file": file_record(new)}, grave.number)
+        for node, one in self._graves.items():
+            content = node.content
+            if one is grave and content is not None and content.base is not None:
+                self._context.fetcher.hand_over(content.base, new, EMPTY)
+                content.base = new
 
     def take_back(self, content: Content) -> None:
         """Let a content live on whose removal has failed."""
@@ -269,17 +366,18 @@ class Namespace:
         if content.needs_commit:
             self._context.committer.start(content)
 
-    async def end_move(self, move: Move, node: Node, *, bury: bool) -> None:
-        """Give up the old name of a rename whose file is removed before the new name was stored."""
-        if bury:
-            await self.bury(node, move.parent, move.name, move.file)
-        else:
-            await self._context.layout.remove(move.file)
+    def end_move(self, move: Move, node: Node, *, over: tuple[str, ...] = ()) -> Grave:
+        """Give up the old name of a rename whose file goes before the new name was stored.
+
+        Decided with the next sync of the journal.
+        """
         move.content.moved_from = move.content.after_move = None
-        await self.moved(node)
-        if bury:
-            directory_of(move.parent).note(move.name, None, pending=True)
-            self._inherit(move.parent, move.name, None, move.file)
+        node.move = None
+        grave = self.dig(move.parent, move.name, move.file, over=over, number=move.number)
+        self._inherit(move.parent, move.name, None, move.file)
+        directory_of(move.parent).leaving.pop(move.name, None)
+        move.over.set()
+        return grave
 
     async def moved(self, node: Node) -> None:
         """Note that a file's old name, from before a rename, is nobody's any more."""
@@ -306,35 +404,49 @@ class Namespace:
         content.replaces = after
         return content
 
-    async def bury(self, node: Node, parent: Node, name: str, file: FileVersion) -> None:
-        """Journal that an open file's object goes with its last handle."""
-        number = await self._context.journal.begin("unlink", {"file": file_record(file)})
-        directory_of(parent).tombstones[name] = file
-        self._graves[node] = number, file, parent, name
-
     async def last_close(self, node: Node) -> None:
         """Remove the object of an unlinked file, now that nobody has it open."""
         grave = self._graves.pop(node, None)
-        if grave is None:
-            return
-        number, file, parent, name = grave
+        if grave is not None:
+            await self.clear(node, grave)
+
+    async def clear(self, node: Node, grave: Grave) -> None:
+        """Remove an object that nobody reads any more; what fails is tried again."""
+        directory = directory_of(grave.parent)
+        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        try:
+            await self._clear(grave)
+        except VfsError as error:
+            log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
+            heir = directory.children.get(grave.name)
+            if heir is not None and heir.content is not None and not heir.content.is_gated:
+                heir.content.gate = gate
+            content = self._context.content(node)
+            content.left.append(partial(self._clear, grave))
+            self._context.committer.start(content)
+
+    async def _clear(self, grave: Grave) -> None:
+        number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
         directory = directory_of(parent)
         heir = directory.children.get(name)
-        if heir is None or heir.content is None:
-            await self.remove_buried(file, number)
-        else:
-            async with heir.content.commits:  # its first version replaces the buried one, or not
-                await self.remove_buried(file, number)
-                changed = self._inherit(parent, name, file, None)
-                if changed is not None:
-                    await changed.retarget()
+        content = heir.content if heir is not None else None
+        # The first version of a new file of the name replaces the buried one, or not.
+        async with nullcontext() if content is None else content.commits:
+            await self._remove_buried(file, number)
+            changed = self._inherit(parent, name, file, None)
+            if changed is not None:
+                await changed.retarget()
+        self._dug.pop(number, None)
         if directory.tombstones.get(name) is file:
             del directory.tombstones[name]
         change = directory.changes.get(name)
-        if change is not None and change.node is None:
+        if change is not None and change.node is None and name not in directory.tombstones:
             directory.note(name, None, pending=False)
+        gate = directory.stuck.pop(name, None)
+        if gate is not None:
+            gate.set()
 
-    async def remove_buried(self, file: FileVersion, number: int) -> None:
+    async def _remove_buried(self, file: FileVersion, number: int) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""
         try:
             await self._context.layout.remove(file)

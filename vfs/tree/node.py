@@ -64,6 +64,7 @@ class Directory:
     children: "dict[str, Node]" = field(default_factory=_no_children)
     tombstones: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
     leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
+    stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
@@ -71,6 +72,14 @@ class Directory:
         """Let the next look-up ask the store."""
         self.entries = None
         self.listed_s = float("-inf")
+
+    def gate(self, name: str) -> trio.Event | None:
+        """Return what a new file of a name must wait for before it is stored.
+
+        Another file that leaves the name, or a removal of which nobody knows whether it was done.
+        """
+        move = self.leaving.get(name)
+        return move.over if move is not None else self.stuck.get(name)
 
     def note(self, name: str, node: "Node | None", *, pending: bool) -> None:
         """Record our own change of a name."""
@@ -131,6 +140,13 @@ class Node:
         if self.content is not None and self.content.staged is not None:
             return self.size - self.content.staged.holes.size
         return self.size
+
+    @property
+    def is_fragile(self) -> bool:
+        """Whether what the name is goes beyond what an object tells, or two names depend on it."""
+        about = self.attributes
+        special = about.kind != stat.S_IFREG or about.mode & (stat.S_ISUID | stat.S_ISGID)
+        return self.move is not None or bool(special or about.xattrs)
 
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""

@@ -5,23 +5,20 @@ left alone, and the log says so. Doing one twice is harmless.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
-from vfs.layout.base import FileVersion, Layout
+from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
-from vfs.tree.rename_tree import move_tree
+from vfs.tree.rename_tree import is_copy, move_tree
 from vfs.tree.sidecar import decode_entry
-from vfs.values import MIB, Key, Span, Version
+from vfs.values import Key, Version
 
 log = logging.getLogger(__name__)
-
-COMPARED_BYTES = 64 * MIB
-"""Largest files that are compared to know a finished copy; they are read while mounting."""
 
 
 async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
@@ -30,9 +27,13 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
     Errors: none of the store: what cannot be done now stays journalled for the next mount.
     """
     await _forget_directories(fs)
+    moves = [_moved_key(record) for record in unfinished if record.get("op") == "move_directory"]
     for record in unfinished:
         number = record.get("id")
         try:
+            if record.get("op") == "unlink":
+                for moved in moves:
+                    await _remove_moved(fs, file_of(_fields(record["file"])), moved)
             await _carry_out(fs, record)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a journalled operation cannot be understood, left alone: %r", error)
@@ -79,6 +80,26 @@ def _fields(value: Value) -> Mapping[str, Value]:
     return value
 
 
+def _moved_key(record: Mapping[str, Value]) -> Callable[[Key], Key | None]:
+    """Return where the rename of a directory, of which nobody was told, takes an object."""
+    source, target = str(record["source"]), str(record["target"])
+
+    def moved(key: Key) -> Key | None:
+        return Key(target + key[len(source) :]) if key.startswith(f"{source}/") else None
+
+    return moved
+
+
+async def _remove_moved(
+    fs: FileSystem, file: FileVersion, moved: Callable[[Key], Key | None]
+) -> None:
+    """Remove what was unlinked from where it was taken; the caller does from where it was."""
+    key = moved(file.pin.key)
+    entry = await fs.context.layout.find(key) if key is not None else None
+    if entry is not None and entry.file is not None and entry.file.size == file.size:
+        await fs.context.layout.remove(entry.file)
+
+
 async def _remove(fs: FileSystem, file: FileVersion) -> None:
     try:
         await fs.context.layout.remove(file)
@@ -100,7 +121,7 @@ async def _move(
         elif there is None or there.pin.version == record.get("replaces"):
             log.info("finishing the rename of %r to %r", file.pin.key, target)
             moved = await layout.move(file, target, replaces=there)
-        elif await _is_copy(layout, file, there):
+        elif await is_copy(layout, file, there):
             await layout.remove(file)
             moved = there
         else:
@@ -118,18 +139,6 @@ async def _move(
         await _move_entry(
             fs, file.pin.key, target, record, version=version, before=file.pin.version
         )
-
-
-async def _is_copy(layout: Layout, one: FileVersion, other: FileVersion) -> bool:
-    if one.size != other.size or one.size > COMPARED_BYTES:
-        return False
-    for span in Span(0, one.size).pieces(MIB):
-        pair = [bytearray(span.size), bytearray(span.size)]
-        for file, buffer in zip((one, other), pair, strict=True):
-            await layout.read_into(file, span, [memoryview(buffer)])
-        if pair[0] != pair[1]:
-            return False
-    return True
 
 
 async def _move_directory(

@@ -7,7 +7,7 @@ removed after that. A directory is a journalled sequence of those.
 """
 
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -31,7 +31,7 @@ from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
-from vfs.tree.rename_tree import move_tree
+from vfs.tree.rename_tree import is_copy, move_tree
 from vfs.tree.sidecar import attributes_value
 from vfs.values import GIB, Key
 
@@ -50,6 +50,7 @@ class _Place:
     name: str
     replaces: FileVersion | None  # what the store has there
     over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
+    target: Node | None  # the file that is replaced
 
     @property
     def key(self) -> Key:
@@ -115,6 +116,11 @@ class Rename:
         await self._namespace.keep_directory(node.parent)
         content = context.content(node)
         try:
+            leaving = directory_of(parent).leaving.get(name)
+            if node.move is not None and leaving is not None and leaving is not node.move:
+                # It is to wait for another file, and others may wait for it: first it is stored,
+                # or all would wait in a circle.
+                await context.committer.store(content)
             async with content.commits:  # no version may go to the old key any more
                 await content.settle()
                 await content.finish_move()
@@ -128,8 +134,6 @@ class Rename:
                     if target is not None and target.content is not None:
                         self._namespace.take_back(target.content)
                     raise
-            if target is not None and target.move is not None:
-                await self._namespace.end_move(target.move, target, bury=False)
             if target is not None:
                 self._namespace.let_go(target)
         finally:
@@ -140,7 +144,7 @@ class Rename:
         if (
             source is None
             or content.needs_commit
-            or place.name in directory_of(place.parent).leaving
+            or directory_of(place.parent).gate(place.name) is not None
             or not self._quick(source)
         ):
             await self._move_later(node, content, place)
@@ -151,37 +155,74 @@ class Rename:
         self, node: Node, content: Content, source: FileVersion, place: _Place
     ) -> None:
         context = self._context
-        number = await self._begin(node, source, place)
-        try:
-            moved = await context.layout.move(source, place.key, replaces=place.replaces)
-        except VfsError:
-            # It is answered with an error: a restart must not carry it out after all.
-            await context.journal.done(number)
-            raise
-        # No await from here on: the tree changes as a whole.
+        number = self._decide(node, source, place)
+        await context.journal.sync()
+        layout, atomic = context.layout, context.layout.moves_files
         old_parent, old_name = node.parent, node.name
+        if old_parent is None:
+            return
+        try:
+            move = layout.move if atomic else layout.copy
+            moved = await move(source, place.key, replaces=place.replaces)
+        except VfsError:
+            landed = await self._landed(source, place)
+            if landed is None:
+                await self._undecide(number)
+                raise
+            moved = landed
+        # No await from here on: the tree changes as a whole.
         self._hang(node, place, moved)
-        if old_parent is not None:
-            self._forget_old(old_parent, old_name, pending=False)
+        self._forget_old(old_parent, old_name, pending=not atomic)
         context.note_attributes(node)
+        grave = None
+        if not atomic:
+            grave = self._namespace.dig(old_parent, old_name, source, number=number)
         await self._replace(content, place)
-        await context.journal.done(number)
+        if grave is not None:
+            await self._namespace.clear(node, grave)
+        else:
+            await context.journal.done(number)
 
-    @staticmethod
-    async def _replace(content: Content, place: _Place) -> None:
+    async def _undecide(self, number: int) -> None:
+        """Let no restart carry out what is answered with an error."""
+        await self._context.journal.done(number)
+        with suppress(VfsError):  # of the stage's disk
+            await self._context.journal.sync()
+
+    async def _landed(self, source: FileVersion, place: _Place) -> FileVersion | None:
+        """Return what a request has made whose answer was lost; None where that is not sure."""
+        layout = self._context.layout
+        before = place.replaces.pin.version if place.replaces is not None else None
+        with suppress(VfsError):
+            old, new = await layout.find(source.pin.key), await layout.find(place.key)
+            there = new.file if new is not None else None
+            if there is None or there.pin.version == before or there.size != source.size:
+                return None
+            if old is None or await is_copy(layout, source, there):
+                return there
+        return None
+
+    async def _replace(self, content: Content, place: _Place) -> None:
         """Let what was begun for the old place go, and what was staged for the new one."""
         content.journal.retarget(*place.over)
         await content.retarget()
         await content.journal.sync()
+        target, grave = place.target, None
+        if target is not None and target.move is not None:
+            grave = self._namespace.end_move(target.move, target)
+            await self._context.journal.sync()  # before nothing leads to its old name any more
         for staged in place.over:
             await staged.forget()
+        if target is not None and grave is not None:
+            await self._namespace.clear(target, grave)
 
     def _quick(self, file: FileVersion) -> bool:
         return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
 
-    async def _begin(self, node: Node, source: FileVersion, place: _Place) -> int:
+    def _decide(self, node: Node, source: FileVersion, place: _Place) -> int:
+        """Queue the decision, in the place of an earlier one that is not carried out."""
         version = place.replaces.pin.version if place.replaces is not None else None
-        return await self._context.journal.begin(
+        return self._context.journal.decide(
             "move",
             {
                 "file": file_record(source),
@@ -190,20 +231,20 @@ class Rename:
                 "entry": attributes_value(node.attributes),
                 "over": [staged.path.name for staged in place.over],
             },
+            node.move.number if node.move is not None else None,
         )
 
     async def _give_up(self, parent: Node, name: str, target: Node | None) -> _Place:
         """Let the unsaved changes of what is replaced go; return where the file goes."""
         if target is None:
-            return _Place(parent, name, directory_of(parent).tombstones.get(name), ())
+            return _Place(parent, name, directory_of(parent).tombstones.get(name), (), None)
         content = target.content
         if content is None:
-            return _Place(parent, name, target.file, ())
+            return _Place(parent, name, target.file, (), target)
         content.discarded = True
         try:
             if await self._context.committer.cancel(content):
-                entry = await self._context.layout.find(target.key)
-                content.replaces = entry.file if entry is not None else None
+                content.replaces = await self._namespace.standing(target, content)
                 if target.move is None:
                     target.file = content.replaces
         except VfsError:
@@ -211,7 +252,7 @@ class Rename:
             raise
         await content.retarget()
         over = () if content.staged is None else (content.staged,)
-        return _Place(parent, name, content.replaces, over)
+        return _Place(parent, name, content.replaces, over, target)
 
     def _hang(self, node: Node, place: _Place, file: FileVersion | None) -> None:
         """Give a node its new place and, when it is stored there, its new version."""
@@ -241,37 +282,35 @@ class Rename:
 
     async def _move_later(self, node: Node, content: Content, place: _Place) -> None:
         """Answer at once: the content commits to the new key, then the old key is removed."""
-        context = self._context
-        source, move, done = node.file, node.move, None
-        if source is not None:
-            done = await self._begin(node, source, place)
+        context, source = self._context, node.file
         old_parent, old_name = node.parent, node.name
+        if old_parent is None:
+            return
+        # First: a restart that knows no more than this takes it back.
+        grave = self._namespace.dig_replaced(old_parent, old_name, node, content)
+        number = self._decide(node, source, place) if source is not None else 0
+        await context.journal.sync()
         # No await from here on: the tree changes as a whole.
-        fresh = False
-        if move is not None and done is not None:
-            move.number, done = done, move.number
-        elif source is not None and done is not None and old_parent is not None:
-            fresh = True
-            node.move = Move(old_parent, old_name, source, content, done, trio.Event())
+        fresh = source is not None and node.move is None
+        if source is not None and fresh:
+            node.move = Move(old_parent, old_name, source, content, number, trio.Event())
             directory_of(old_parent).leaving[old_name] = node.move
             content.moved_from = source
             content.after_move = lambda: self._namespace.moved(node)
-            done = None
         leaving = directory_of(place.parent).leaving.get(place.name)
-        content.gate = leaving.over if leaving is not None else None
+        content.gate = directory_of(place.parent).gate(place.name)
         content.replaces = place.replaces
         content.changed()
         self._hang(node, place, None)
         node.file = source
-        if old_parent is not None:
-            self._forget_old(old_parent, old_name, pending=fresh)
+        self._forget_old(old_parent, old_name, pending=fresh or grave is not None)
         if leaving is not None and leaving is node.move:  # back to where its bytes still are
             content.replaces, content.gate = leaving.file, None
             content.moved_from = content.after_move = None
             await self._namespace.moved(node)
         await self._replace(content, place)
-        if done is not None:
-            await context.journal.done(done)
+        if grave is not None:
+            await self._namespace.clear(node, grave)
         context.committer.start(content)
 
     # Directories
@@ -301,8 +340,8 @@ class Rename:
             try:
                 await self._move_directory(source_key, target_key, renamed)
             except VfsError:
-                # It is answered with an error: a restart must not carry it out after all.
-                await context.journal.done(number)
+                self._namespace.follow(source_key, target_key, renamed)
+                await self._undecide(number)
                 self._forget_moved(node, source_key, target_key, renamed)
                 directory_of(parent).forget_listing()
                 raise
@@ -365,6 +404,8 @@ class Rename:
             return
         context.journal.append(context.sidecars.forget(source_key))
         context.inodes.move(node, parent, name)
+        atomic = context.layout.moves_directories
+        self._namespace.follow(source_key, target_key, None if atomic else renamed)
         for below in node.below():
             self._rekey(below, source_key, target_key, renamed)
         node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())

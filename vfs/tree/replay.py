@@ -15,9 +15,10 @@ from dataclasses import replace
 import trio
 
 from vfs.errors import MetadataError, VfsError
+from vfs.file.content import Content
 from vfs.layout.base import FileVersion
 from vfs.stage.file import StagedFile
-from vfs.stage.journal import StagedState
+from vfs.stage.journal import Extent, StagedState
 from vfs.stage.records import Record, Value, file_of, file_record, number, text
 from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
@@ -35,30 +36,76 @@ Decision = dict[str, Value]
 
 async def take_up(
     fs: FileSystem, leftovers: Sequence[Leftover], decisions: Sequence[Decision]
-) -> list[Decision]:
-    """Make dirty files of staged ones; return the decisions about names that are left.
+) -> tuple[list[Decision], list[Content]]:
+    """Make dirty files of staged ones; return the decisions that are left, and the files.
 
-    Errors: FullError, VfsError when the disk of the stage fails.
+    The files are to be stored when those decisions are carried out. Errors: FullError, VfsError
+    when the disk of the stage fails.
     """
-    open_decisions = list(decisions)
+    open_decisions, nodes = list(decisions), list[Node]()
     replaced = {name for record in decisions for name in _over(record)}
+    replaced |= {name for _, state in leftovers for name in state.over}
     for staged, state in leftovers:
-        if staged.path.name in replaced:  # a rename has given its name to another file
+        move = _claim(open_decisions, "move", state.base)
+        if staged.path.name in replaced:  # unlinked, or a rename has given its name to another file
             fs.context.stage.uploads.discard(state.upload)
+            if move is not None:  # what it was made from goes with it
+                open_decisions.append({**move, "op": "unlink"})
+                fs.context.journal.decide("unlink", {"file": move["file"]}, number(move, "id"))
+                await fs.context.journal.sync()
             await staged.forget()
             staged.close()
             continue
-        move = _claim(open_decisions, "move", state.base, target_of=state.key)
-        buried = _claim(open_decisions, "unlink", state.replaces)
+        elsewhere = move is not None and move["target"] != state.key
+        # Its object is replaced by the next commit.
+        buried = None if elsewhere else _claim(open_decisions, "unlink", state.replaces)
+        freed = buried is not None and await _is_gone(fs, state.replaces)
         try:
-            await _Resumed(fs, staged, state).go_on(move)
+            nodes.append(await _Resumed(fs, state).go_on(staged, move, freed=freed))
         except (KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be taken up, left alone: %r", staged.path, error)
             staged.preserved = True
             continue
-        if buried is not None:  # its object is replaced by the next commit
+        if buried is not None:
             await fs.context.journal.done(number(buried, "id"))
-    return open_decisions
+    for record in list(open_decisions):
+        node = _wait_for_name(fs, record)
+        if node is not None:
+            open_decisions.remove(record)
+            nodes.append(node)
+    return open_decisions, [_gated(node, fs.context.content(node)) for node in nodes]
+
+
+def _wait_for_name(fs: FileSystem, record: Decision) -> Node | None:
+    """Let a clean file that was renamed wait, as it did, for the one that is leaving its name."""
+    if record.get("op") != "move":
+        return None
+    target, file = Key(text(record, "target")), file_of(_fields(record["file"]))
+    entry = _fields(record["entry"])
+    replaces = _expected(target, record["replaces"])
+    state = StagedState(target, replaces, file, Extent(file.size, file.size), entry)
+    resumed = _Resumed(fs, state)
+    if not resumed.must_wait:
+        return None
+    return resumed.rename(record)
+
+
+async def _is_gone(fs: FileSystem, file: FileVersion | None) -> bool:
+    """Tell whether a removal was carried out that nobody has heard of."""
+    try:
+        return file is None or await fs.context.layout.find(file.pin.key) is None
+    except VfsError as error:
+        log.warning("%s", error.message)  # the next commit finds out
+        return False
+
+
+def _gated(node: Node, content: Content) -> Content:
+    """Let a file wait that has the old name of another one, which is not stored yet."""
+    if node.parent is not None:
+        leaving = directory_of(node.parent).leaving.get(node.name)
+        if leaving is not None and leaving.content is not content:
+            content.gate = leaving.over
+    return content
 
 
 def _over(record: Record) -> list[str]:
@@ -66,17 +113,13 @@ def _over(record: Record) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _claim(
-    decisions: list[Decision], op: str, file: FileVersion | None, *, target_of: Key | None = None
-) -> Decision | None:
+def _claim(decisions: list[Decision], op: str, file: FileVersion | None) -> Decision | None:
     """Take the decision about a version of a file out of the list."""
     if file is None:
         return None
     about = file_record(file)
     for record in decisions:
         if record.get("op") == op and record.get("file") == about:
-            if target_of is not None and target_of not in (file.pin.key, record.get("target")):
-                continue
             decisions.remove(record)
             return record
     return None
@@ -85,35 +128,52 @@ def _claim(
 class _Resumed:
     """One staged file on its way back into the tree."""
 
-    def __init__(self, fs: FileSystem, staged: StagedFile, state: StagedState) -> None:
+    def __init__(self, fs: FileSystem, state: StagedState) -> None:
         self._fs = fs
         self._context = fs.context
-        self._staged = staged
         self._state = state
 
-    async def go_on(self, move: Decision | None) -> None:
-        """Make a dirty file of it, and begin to store it."""
+    @property
+    def must_wait(self) -> bool:
+        """Whether the name is one that another file is leaving."""
+        directory, _, name = self._state.key.rpartition("/")
+        return name in directory_of(self._directory(Key(directory))).leaving
+
+    def rename(self, move: Decision) -> Node:
+        """Make a file of it that is not staged and stands under its new name."""
+        node = self._node(self._state)
+        content = self._context.content(node)
+        content.replaces = self._state.replaces
+        content.changed()
+        self._resume_move(node, move)
+        return node
+
+    async def go_on(self, staged: StagedFile, move: Decision | None, *, freed: bool) -> Node:
+        """Make a dirty file of it; `freed`: what it was to replace is not there any more."""
         state, elsewhere = self._state, move is not None and move["target"] != self._state.key
         if move is not None and elsewhere:
             # The rename was decided, and the staged file not told of it yet.
             target = Key(text(move, "target"))
             state = replace(state, key=target, replaces=_expected(target, move["replaces"]))
+        if freed:
+            state = replace(state, replaces=None)
         node = self._node(state)
         content = self._context.content(node)
-        content.take_up(self._staged, state)
-        await self._keep(self._staged.settle_log)
-        if elsewhere:
+        content.take_up(staged, state)
+        await self._keep(staged.settle_log)
+        if elsewhere or freed:
             content.journal.retarget()
             await content.retarget()
         if move is not None:
             self._resume_move(node, move)
+        await self._keep(content.settle_taken_up)
         await self._keep(content.persist)
         log.info(
             "%r: %.1f MiB that an earlier mount has not stored are taken up",
             state.key,
-            self._staged.dirty.size / MIB,
+            staged.dirty.size / MIB,
         )
-        self._context.committer.start(content)
+        return node
 
     @staticmethod
     async def _keep(step: Callable[[], Awaitable[None]]) -> None:
@@ -121,7 +181,7 @@ class _Resumed:
             await step()
         except VfsError as error:
             # It is as safe as it was, and storing it is what makes room on a full disk.
-            log.warning("the journal of what is taken up: %s", error.message)
+            log.warning("what is taken up: %s", error.message)
 
     def _node(self, state: StagedState) -> Node:
         """Hang a file where its journal says, with directories that nobody has looked up yet."""

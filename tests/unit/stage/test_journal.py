@@ -99,6 +99,20 @@ def test_an_empty_new_file_is_stored_only_if_it_was_promised():
     assert not state_of(synced_record(0), beginning=new).is_stored
 
 
+@pytest.mark.parametrize("promise", [[], [synced_record(0)]], ids=["not promised", "promised"])
+@pytest.mark.parametrize("boot", [BOOT, "the next boot"])
+def test_an_upload_of_what_nobody_was_promised_makes_no_file_after_a_reboot(promise, boot):
+    new = replace(BEGINNING, replaces=None, base=None, extent=Extent(0, 0))
+    upload = {"op": "upload", "upload_id": "u1", "key": "vm/disk", "commit": "c0ffee"}
+    state = replay([*records_of(new, born=BOOT), upload, *promise], boot)
+    assert state.is_stored == (boot != BOOT and not promise)
+
+
+def test_a_commit_of_which_a_reboot_has_left_nothing_may_have_landed():
+    commit = {"op": "commit", "id": "c0ffee", "since": None}
+    assert not state_of(synced_record(0), write([0, 9]), commit, boot="the next boot").is_stored
+
+
 def test_what_is_written_after_a_commit_began_is_dirty_when_it_is_stored():
     stored = replace(BASE, pin=ObjectVersion(Key("vm/disk"), Version("v2")), size=150)
     value = {"key": "vm/disk", "version": "v2", "version_id": None, "size": 150, "mtime_ns": 7}

@@ -171,3 +171,36 @@ async def test_any_history_comes_back(staged, tmp_path, seed):
     if staged.size:
         await staged.read_into(Span(0, staged.size), buffer)
     assert data.ljust(staged.size, b"\0")[: staged.size] == bytes(buffer)
+
+
+async def test_names_are_on_the_disk_before_a_journal_promises_their_bytes(staged, monkeypatch):
+    """A power cut may leave a log that was not synced, and not the file that it tells of."""
+    told = []
+
+    def sync(path):
+        told.append((path, b"synced" in staged.log.path.read_bytes()))
+
+    monkeypatch.setattr("vfs.stage.records.sync_directory", sync)
+    await staged.write(0, b"bytes")
+    await staged.persist()
+    assert told == [(staged.path.parent, False)]
+
+
+async def test_a_journal_that_is_begun_during_a_truncation_tells_of_no_bytes_that_are_gone(
+    tmp_path, monkeypatch
+):
+    staged = StagedFile(tmp_path / "one", StageBudget(64 * MIB, 1.0), 0, Disk())
+    staged.create()
+    await staged.write(0, b"x" * 100)
+    cut = os.ftruncate
+
+    def and_begin(fd, size):
+        cut(fd, size)
+        staged.begin_log(ABOUT)
+        staged.note()
+
+    monkeypatch.setattr(os, "ftruncate", and_begin)
+    await staged.truncate(40)
+    state = FileLog(staged.log.path).open()
+    assert state.extent.dirty.minus(state.extent.holes).stop <= 40
+    staged.close()
