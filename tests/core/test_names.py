@@ -643,6 +643,23 @@ async def test_new_names_are_checked(store, tmp_path):
             await shell.mkdir(here)
 
 
+async def test_a_directory_whose_keys_would_be_too_long_is_not_renamed_in_part(backend, tmp_path):
+    deep = "/".join(["d" * 200] * 4)
+    await put(backend, f"a/{deep}/file", b"x")
+    await put(backend, "a/first", b"x")
+    store = FaultyStore(backend)
+    async with shell_on(store, tmp_path, TTL) as shell:
+        before = await keys(backend)
+        store.forget()
+        with pytest.raises(NameTooLongError):
+            await shell.rename("a", "b" * 255)
+        assert await keys(backend) == before
+        assert store.count("copy") == 0
+        assert await shell.ls("a") == sorted(["first", "d" * 200])
+        await shell.rename("a", "b" * 100)
+        assert await shell.read(f"{'b' * 100}/{deep}/file") == b"x"
+
+
 async def test_symbolic_links_survive_a_remount(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:
         await shell.symlink("link", "some/where else")

@@ -2,8 +2,8 @@
 
     {"version": 1, "write_if_absent": true, ..., "parts": {"min_bytes": 5242880, ...}}
 
-An entry of another version, or with an old field missing or a strange one, is no entry: the store is probed
-again, which is always right.
+An entry of another version, or with a field missing or strange, is no entry: the store is probed
+again, which is always right. Fields that came later may be missing.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
-from vfs.tree.rename_tree import is_copy, move_tree
+from vfs.tree.rename_tree import check_keys, is_copy, move_tree
 from vfs.tree.sidecar import attributes_value
 from vfs.values import GIB, Key
 
@@ -321,6 +321,7 @@ class Rename:
         context = self._context
         if node.parent is None:
             raise BusyError("the root has no name")
+        await check_keys(context, node.key, names.child(parent.key, name))
         await self._namespace.keep_directory(node.parent)
         if target is not None:
             await self._namespace.check_empty(target)

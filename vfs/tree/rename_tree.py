@@ -55,6 +55,29 @@ async def move_tree(
             await context.layout.remove_directory(Key(source + relative))
 
 
+async def check_keys(context: Context, source: Key, target: Key) -> None:
+    """Make sure that the store can hold every key below a directory's new name.
+
+    Errors: NameTooLongError, before anything is moved.
+    """
+    layout = context.layout
+    if layout.moves_directories or len(names.encode(target)) <= len(names.encode(source)):
+        return
+    directories = [Key("")]
+    for relative in directories:  # grows while we walk
+        layout.check_key(names.child(Key(target + relative), names.LONGEST_SIDECAR))
+        cursor: str | None = None
+        while True:
+            page = await layout.list(Key(source + relative), cursor)
+            for entry in page.entries:
+                layout.check_key(names.child(Key(target + relative), entry.name))
+                if entry.is_directory:
+                    directories.append(Key(f"{relative}/{entry.name}"))
+            cursor = page.cursor
+            if cursor is None:
+                break
+
+
 async def _move_level(
     context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
 ) -> list[str]:
