@@ -10,11 +10,14 @@ demo:
 	scripts/setup.sh demo
 	.venv/bin/python scripts/demo.py
 
+# Three at once on two cores: most tests wait for a disk, a server or a clock.
+PYTEST := .venv/bin/pytest -n 3 --dist loadfile
+
 test: lint
-	.venv/bin/pytest
+	$(PYTEST)
 
 test-long: lint
-	.venv/bin/pytest --long
+	$(PYTEST) --long
 
 bench: setup
 	.venv/bin/python -m bench $(ARGS)

@@ -129,7 +129,6 @@ def all_played(proxy):
     ]
 
 
-NOT_ABORTED = "an upload whose abort failed as often as it was tried stays in the bucket"
 BEGUN_TWICE = pytest.mark.xfail(
     strict=True, reason="an upload whose begin was not answered stays in the bucket"
 )
@@ -317,9 +316,7 @@ async def test_an_outage_in_the_middle_fails_a_waiting_close_and_stores_all_afte
     await check(tree, bucket, {"big": BIG})
 
 
-@pytest.mark.parametrize(
-    "times", [1, 3, pytest.param(9, marks=pytest.mark.xfail(strict=True, reason=NOT_ABORTED))]
-)
+@pytest.mark.parametrize("times", [1, 3, 9])
 async def test_an_upload_that_is_given_up_is_aborted_in_spite_of_the_network(
     proxy, bucket, tree, expect_log, times
 ):

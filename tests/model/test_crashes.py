@@ -368,7 +368,14 @@ class Crashes(RuleBasedStateMachine):
 
     # Files
 
+    def fill_grave(self, path):
+        """A name is used again: what was removed there may not be had any more."""
+        for _, file, _ in self.handles:
+            if file.grave == path:
+                file.may_be_stale = True
+
     def create_as(self, path, file):
+        self.fill_grave(path)
         self.tree.may(path, file)
         for one in file.fields:  # until somebody is told that it exists they may be the defaults
             one.might.add(None)
@@ -552,6 +559,7 @@ class Crashes(RuleBasedStateMachine):
         base = self.machine.stored(path)
         if self.do(f"unlink {path}", lambda shell: shell.unlink(path)):
             self.tree.settle(path, None)
+            file.grave = path
         else:
             self.unsure([path], file)
             self.half_removed(file, path, base, [path])
@@ -571,6 +579,7 @@ class Crashes(RuleBasedStateMachine):
 
     def rename_to(self, old, new, flags=0):
         file, there = self.tree.now[old], self.tree.now.get(new)
+        self.fill_grave(new)
         self.tree.may(old, None)
         self.tree.may(new, file)
         if there is not None:
@@ -725,6 +734,7 @@ class Crashes(RuleBasedStateMachine):
         path = self.choose(self.free_files(), number)
         if not path:
             return
+        self.fill_grave(path)
         target = f"to/{path}"
         link = Entry("link", target.encode(), None, path)
         self.tree.may(path, link)

@@ -27,7 +27,7 @@ from vfs.errors import VfsError
 from vfs.metrics import Metrics
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage, stage_name
-from vfs.store.base import Features, Upload
+from vfs.store.base import Body, Features, Part, Upload
 from vfs.store.memory import MemoryStore
 from vfs.store.wrap.base import Call, WrappedStore
 from vfs.tasks import open_tasks
@@ -60,16 +60,16 @@ class _MortalStore(WrappedStore):
     async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
         what = f"{call.operation} {call.key}"
         await self._live(what)
-        try:
-            answer = await run()
-        except VfsError:
-            if call.operation == "abort_upload":  # is not tried again: see `Machine.orphans`
-                self._machine.excuse(call.key)
-            raise
+        answer = await run()
         await self._live(f"{what} done")
-        if isinstance(answer, Upload):
-            self._machine.told_uploads.add(answer.upload_id)
         return answer
+
+    @override
+    async def upload_part(
+        self, upload: Upload, number: int, body: Body, *, offset: int | None = None
+    ) -> Part:
+        self._machine.used_uploads.add(upload.upload_id)
+        return await super().upload_part(upload, number, body, offset=offset)
 
     async def _live(self, what: str) -> None:
         self._machine.step(what)
@@ -94,8 +94,7 @@ class Machine:
         self.shell: Shell | None = None
         self.dead = False
         self.deaths: list[str] = []  # at which step each mount died
-        self.told_uploads: set[str] = set()  # whose beginning the mount has heard of
-        self.unknown_uploads: set[str] = set()  # of those, lost with a journal that was not synced
+        self.used_uploads: set[str] = set()  # that were sent a part
         self._options = options
         self._stage_bytes = stage_bytes
         self._boots = 1
@@ -164,10 +163,6 @@ class Machine:
         cut = self._how is not Death.KILL
         chance = self._chance if self._how is Death.MIXED else None
         self._image = self.disk.survivors(chance) if cut else self.disk.image()
-        journals = b"".join(data for _, data in self._image.values())
-        self.unknown_uploads |= {
-            one for one in self.store._bucket.uploads if f'"{one}"'.encode() not in journals
-        }
         self._life.cancel()
         self._request.cancel()
 
@@ -176,19 +171,12 @@ class Machine:
         found = self.store._bucket.objects.get(path)
         return found.data if found is not None else None
 
-    def excuse(self, key: str) -> None:
-        """An abort has failed."""
-        uploads = self.store._bucket.uploads
-        self.unknown_uploads |= {one for one, upload in uploads.items() if upload.key == key}
-
     def orphans(self) -> set[str]:
         """Return the uploads that somebody could know of and that are still there.
 
-        Not those whose beginning nobody has heard of, or was journalled without being synced when
-        the power went; nor those whose abort has failed, which vfs does not try again.
+        Not those whose beginning nobody has heard of, or had no time to journal: they have no part.
         """
-        there = set(self.store._bucket.uploads)
-        return (there & self.told_uploads) - self.unknown_uploads
+        return self.used_uploads & set(self.store._bucket.uploads)
 
     def die(self, how: Death, seed: int) -> None:
         """End the mount now."""

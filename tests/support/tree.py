@@ -209,6 +209,7 @@ class Shell:
         await self.conflicts()
         for sidecar in context.sidecars.pending:
             await context.sidecars.upload(sidecar.directory)
+        await self.mount.uploads.abort_due(all_of_them=True)
         await context.journal.settle(1 << 20)
 
     async def conflicts(self) -> None:

@@ -43,6 +43,7 @@ from vfs.tree.node import Inodes
 from vfs.tree.recovery import recover
 from vfs.tree.replay import take_up
 from vfs.tree.sidecars import Sidecars
+from vfs.tree.uploads import JournalledUploads, open_uploads
 from vfs.values import MIB
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Mount:
     metrics: Metrics
     cache: RamCache
     conflicts: Conflicts
+    uploads: JournalledUploads
     digests: Digests | None = None  # None on a read-only mount
     limits: Bandwidth = field(default_factory=Bandwidth)
 
@@ -96,11 +98,16 @@ async def open_tree(
     async with AsyncExitStack() as stack:
         records = stage.names.open()
         digests = None if config.tree.ro else Digests(store)
+        tree = config.tree
+        sidecars = Sidecars(store, enabled=tree.attributes == "sidecar", read_only=tree.ro)
+        journal = Journal(stage, sidecars)
+        uploads = await stack.enter_async_context(open_uploads(store, journal))
         layout = PlainLayout(
             store,
-            part_bytes=config.tree.part_size,
+            part_bytes=tree.part_size,
+            uploads=uploads,
             digests=digests,
-            verify_uploads=config.tree.verify_uploads,
+            verify_uploads=tree.verify_uploads,
         )
         share, whole = CACHE_SHARE
         cache = RamCache(config.cache.memory * share // whole, config.cache.block_size)
@@ -113,8 +120,8 @@ async def open_tree(
         )
         stage.budget.on_pressure = lambda: _relieve(stage, committer)
         committer.on_progress = stage.budget.progress
-        context = _make_context(layout, store, stage, config, fetcher, committer)
-        unfinished = context.journal.replay(records)
+        context = _make_context(layout, journal, stage, config, fetcher, committer)
+        unfinished = journal.replay(records)
         fs = make_filesystem(context)
         root = context.inodes.root
         own = await context.sidecars.refresh(root.key, 0)
@@ -122,12 +129,14 @@ async def open_tree(
         nursery = await stack.enter_async_context(open_tasks())
         conflicts = Conflicts(context, nursery)
         committer.on_conflict = conflicts.lose
-        if not config.tree.ro:
-            unfinished, resumed = await take_up(fs, await stage.take_up(), unfinished)
+        if not tree.ro:
+            leftovers = await stage.take_up()
+            unfinished, resumed = await take_up(fs, leftovers, uploads.replay(unfinished))
+            await uploads.keep_only(stage.uploads)
             await recover(fs, unfinished)
             for content in resumed:
                 committer.start(content)
-        yield Mount(fs, store, metrics, cache, conflicts, digests)
+        yield Mount(fs, store, metrics, cache, conflicts, uploads, digests)
         nursery.cancel_scope.cancel()
 
 
@@ -139,14 +148,13 @@ def _relieve(stage: Stage, committer: Committer) -> None:
 
 def _make_context(
     layout: Layout,
-    store: Store,
+    journal: Journal,
     stage: Stage,
     config: Config,
     fetcher: Fetcher,
     committer: Committer,
 ) -> Context:
     tree = config.tree
-    sidecars = Sidecars(store, enabled=tree.attributes == "sidecar", read_only=tree.ro)
     defaults = Defaults(tree.uid, tree.gid, tree.umask, wall_ns())
     inodes = Inodes(defaults.directory())
     return Context(
@@ -155,13 +163,13 @@ def _make_context(
         listings=Listings(
             layout,
             inodes,
-            sidecars,
+            journal.sidecars,
             defaults,
             ttl_s=tree.metadata_ttl,
             negative_ttl_s=tree.negative_ttl,
         ),
-        sidecars=sidecars,
-        journal=Journal(stage, sidecars),
+        sidecars=journal.sidecars,
+        journal=journal,
         stage=stage,
         committer=committer,
         fetcher=fetcher,

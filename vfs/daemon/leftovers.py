@@ -38,7 +38,7 @@ from vfs.stage.records import (
 from vfs.store.base import ObjectVersion
 from vfs.values import Key, Span, Version
 
-_NOT_DECISIONS = frozenset({"attributes", "stored", "gone"})
+_NOT_DECISIONS = frozenset({"attributes", "stored", "gone", "upload"})
 """Records of the journal of names that are about attributes; see `vfs.tree.journal`."""
 
 

@@ -176,6 +176,7 @@ class _Daemon:
             while self._mount.conflicts.active:  # noqa: ASYNC110 - rare, and short
                 await trio.sleep(PROGRESS_S)
             await self._uploader.drain()
+            await self._mount.uploads.abort_due(all_of_them=True)
             nursery.cancel_scope.cancel()
         return not watch.stalled
 

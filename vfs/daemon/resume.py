@@ -70,6 +70,7 @@ async def upload(
         async with open_tree(witness, chosen, config, Metrics()) as mount:
             drain = _Drain(mount, witness, config.daemon.stop_wait, show)
             await drain.run()
+            await mount.uploads.abort_due(all_of_them=True)
             if mount.digests is not None:
                 await mount.digests.drain()
         after = await trio.to_thread.run_sync(look, stage.path)

@@ -263,10 +263,7 @@ class Content:
         """Forget a draft whose target or condition is not right any more."""
         draft, self._draft = self._draft, None  # at once: no part may follow
         if draft is not None:
-            try:
-                await draft.abandon()
-            except VfsError as error:
-                log.debug("upload of %r not aborted: %s", self.owner.key, error.message)
+            await draft.abandon()
 
     async def settle(self) -> None:
         """Find out whether a commit whose answer was lost has taken effect, and take note of it.
@@ -292,8 +289,7 @@ class Content:
             await self._stage.sync_names()
             self.journal.retarget()
         if draft is not None:  # what it has begun since is nobody's
-            with suppress(VfsError):
-                await draft.abandon()
+            await draft.abandon()
 
     async def commit(self) -> None:
         """Store what the file holds now. One at a time: only `Committer` calls this.
@@ -436,8 +432,7 @@ class Content:
         self.owner.committed(version)
         await self._stage.sync_names()
         await staged.tell_stored(version)
-        with suppress(VfsError):
-            await draft.abandon()
+        await draft.abandon()
 
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.
@@ -455,8 +450,7 @@ class Content:
         try:
             return await draft.commit(FrozenContent(staged, frozen, self._read_base), about)
         except VfsError:
-            with suppress(VfsError):
-                await draft.abandon()
+            await draft.abandon()
             raise
         finally:
             staged.thaw(stored=None)

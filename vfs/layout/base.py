@@ -183,7 +183,7 @@ class Draft(ABC):
 
     @abstractmethod
     async def abandon(self) -> None:
-        """Drop what was sent ahead."""
+        """Drop what was sent ahead. Errors: none."""
 
 
 class Layout(ABC):

@@ -25,6 +25,7 @@ from vfs.layout.digest import Digest, Leaf
 from vfs.layout.digests import Digests
 from vfs.layout.parts import SentPart, SentParts, Step
 from vfs.layout.read_back import read_back
+from vfs.layout.uploads import Uploads
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -62,6 +63,7 @@ class PlainDraft(Draft):
         metadata: Mapping[str, str],
         part_bytes: int | None,
         log: UploadLog,
+        uploads: Uploads,
         begun: Begun | None = None,
         digests: Digests | None = None,
         verify: bool = False,
@@ -73,6 +75,7 @@ class PlainDraft(Draft):
         self._replaces = replaces
         self._part_bytes = part_bytes
         self._log = log
+        self._uploads = uploads
         self._digests = digests
         self._verify = verify
         self._rules = store.features.parts
@@ -149,13 +152,22 @@ class PlainDraft(Draft):
 
     async def _begun(self) -> Upload:
         async with self._beginning:
-            if self._over:
-                raise VfsError("this upload was given up", key=self._target)
+            self._refuse_if_over()
             if self._upload is None:
                 properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
-                self._upload = await self._store.begin_upload(self._target, properties=properties)
-                await self._log.upload_begun(self._upload)
+                upload = await self._uploads.begin(self._target, properties)
+                try:
+                    self._refuse_if_over()
+                except VfsError:
+                    await self._uploads.abort(upload)
+                    raise
+                self._upload = upload
+                await self._log.upload_begun(upload)
             return self._upload
+
+    def _refuse_if_over(self) -> None:
+        if self._over:
+            raise VfsError("this upload was given up", key=self._target)
 
     @override
     def touch(self, span: Span) -> None:
@@ -186,7 +198,7 @@ class PlainDraft(Draft):
                 raise
             await self._check_base()
             # The upload was aborted behind our back or has expired: everything is still staged.
-            self._forget_upload()
+            await self._drop_upload()
             info, digest = await self._put(content)
         version = FileVersion.of(info)
         try:
@@ -328,8 +340,10 @@ class PlainDraft(Draft):
         features = self._store.features
         native = features.finish_if_version if self._replaces else features.finish_if_absent
         condition = await self._condition(native=native)
-        info = await self._store.finish_upload(await self._begun(), sent, condition=condition)
+        upload = await self._begun()
+        info = await self._store.finish_upload(upload, sent, condition=condition)
         self._forget_upload()
+        await self._uploads.finished(upload)
         return await self._settled(info, native=native, proved=False)
 
     async def _condition(self, *, native: bool) -> Condition:
@@ -392,11 +406,10 @@ class PlainDraft(Draft):
     @override
     async def abandon(self) -> None:
         self._over = True
-        async with self._beginning:  # one that is being begun would stay for ever
-            await self._drop_upload()
+        await self._drop_upload()
 
     async def _drop_upload(self) -> None:
         upload = self._upload
         self._forget_upload()
         if upload is not None:
-            await self._store.abort_upload(upload)
+            await self._uploads.abort(upload)

@@ -6,7 +6,6 @@ where the store has the condition and checked before and after where it has not.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from typing_extensions import override
 
@@ -33,6 +32,7 @@ from vfs.layout.base import (
 )
 from vfs.layout.commit import WRITE_BYTES, PlainDraft
 from vfs.layout.digests import DIGESTS, DIGESTS_OF_DIRECTORY, Digests
+from vfs.layout.uploads import DirectUploads, Uploads
 from vfs.spans import EMPTY, SpanSet
 from vfs.store.base import (
     ABSENT,
@@ -86,10 +86,12 @@ class PlainLayout(Layout):
         store: Store,
         *,
         part_bytes: int | None = None,
+        uploads: Uploads | None = None,
         digests: Digests | None = None,
         verify_uploads: bool = False,
     ) -> None:
         self._store = store
+        self._uploads = uploads or DirectUploads(store)
         self._part_bytes = part_bytes
         self._digests = digests
         self._verify_uploads = verify_uploads
@@ -195,6 +197,7 @@ class PlainLayout(Layout):
             metadata=metadata,
             part_bytes=self._part_bytes,
             log=log,
+            uploads=self._uploads,
             begun=begun,
             digests=self._digests,
             verify=self._verify_uploads,
@@ -278,8 +281,7 @@ class PlainLayout(Layout):
         try:
             return await draft.commit(_Untouched(self, file), metadata)
         except VfsError:
-            with suppress(VfsError):
-                await draft.abandon()
+            await draft.abandon()
             raise
 
     async def _check_target(self, target: Key, replaces: FileVersion | None) -> None:

@@ -30,6 +30,7 @@ from vfs.stage.disk import Disk, stage_error
 from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
 from vfs.stage.journal import StagedState
 from vfs.stage.records import RecordLog, sync_directory
+from vfs.store.base import Upload
 from vfs.values import MIB
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Stage:
         self._prefix = os.urandom(6).hex()
         self._staged: WeakSet[StagedFile] = WeakSet()
         self.damaged: list[Path] = []  # staged files that could not be taken up
+        self.uploads: set[Upload | None] = set()  # of the files that were taken up
 
     def open(self) -> None:
         """Take the directory over. Blocking.
@@ -133,6 +135,7 @@ class Stage:
                 # Half of a log that was being rewritten, or bytes that no journal knows.
                 path.unlink()
         self._staged.update(staged for staged, _ in found)
+        self.uploads.update(state.upload for _, state in found)
         return found
 
     async def _reopen(self, path: Path) -> tuple[StagedFile, StagedState] | None:

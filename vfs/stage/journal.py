@@ -211,6 +211,12 @@ def upload_record(upload: Upload) -> Record:
     }
 
 
+def upload_of(record: Record) -> Upload:
+    """Return what `upload_record` was made of. Errors: KeyError, TypeError, ValueError."""
+    commit = None if record["commit"] is None else text(record, "commit")
+    return Upload(Key(text(record, "key")), text(record, "upload_id"), commit)
+
+
 def sending_record(number: int) -> Record:
     """Return the record of a part that is about to be sent."""
     return {"op": "sending", "number": number}
@@ -300,9 +306,7 @@ def _apply_upload(state: StagedState, record: Record) -> StagedState:
             known = Extent(size, size) if since is None else _read_extent(since)
             return replace(state, commit_id=text(record, "id"), since=known)
         case "upload":
-            commit = None if record["commit"] is None else text(record, "commit")
-            upload = Upload(Key(text(record, "key")), text(record, "upload_id"), commit)
-            return replace(state, upload=upload, sent=frozenset(), parts=())
+            return replace(state, upload=upload_of(record), sent=frozenset(), parts=())
         case "sending":
             this = number(record, "number")
             others = tuple(one for one in state.parts if one[0].number != this)

@@ -3,8 +3,9 @@
 Three kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
 sidecar is uploaded or `gone` that its directory is not there any more), a removal whose DELETE
 waits for the last close (`unlink`), and a rename between its first and last request (`move`,
-`move_directory`). Removals and renames have an id; `done` ends them. When nothing is pending, or
-the log has grown past its limit, it is rewritten.
+`move_directory`). So are uploads in parts that are neither finished nor aborted (`upload`).
+Decisions and uploads have an id; `done` ends them. When nothing is pending, or the log has grown
+past its limit, it is rewritten.
 """
 
 import itertools
@@ -23,7 +24,7 @@ class Journal:
 
     def __init__(self, stage: Stage, sidecars: Sidecars) -> None:
         self._stage = stage
-        self._sidecars = sidecars
+        self.sidecars = sidecars
         self._pending: dict[int, dict[str, Value]] = {}
         self._ids = itertools.count(1)
         sidecars.on_stored = self._stored
@@ -36,13 +37,11 @@ class Journal:
         for record in records:
             match record.get("op"):
                 case "attributes":
-                    self._sidecars.replay(record)
+                    self.sidecars.replay(record)
                 case "stored":
-                    self._sidecars.replay_stored(
-                        Key(str(record.get("dir"))), _number(record, "seq")
-                    )
+                    self.sidecars.replay_stored(Key(str(record.get("dir"))), _number(record, "seq"))
                 case "gone":
-                    self._sidecars.forget(Key(str(record.get("dir"))))
+                    self.sidecars.forget(Key(str(record.get("dir"))))
                 case "done":
                     self._pending.pop(_number(record), None)
                 case _:
@@ -52,14 +51,14 @@ class Journal:
 
     async def begin(self, op: str, fields: Mapping[str, Value]) -> int:
         """Journal a decision before it is carried out; durable on return."""
-        number = self.decide(op, fields)
+        number = self.note(op, fields)
         await self._stage.sync_names()
         return number
 
-    def decide(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
+    def note(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
         """Queue a decision for the next sync; with a number, it takes the place of that one."""
         number = next(self._ids) if number is None else number
-        record: dict[str, Value] = {"op": op, "id": number, **fields}
+        record: dict[str, Value] = {**fields, "op": op, "id": number}
         self._pending[number] = record
         self._stage.names.append(record)
         return number
@@ -90,7 +89,7 @@ class Journal:
             await self._stage.names.rewrite(self._records)
 
     def _records(self) -> list[Mapping[str, Value]]:
-        return [*self._pending.values(), *self._sidecars.records()]
+        return [*self._pending.values(), *self.sidecars.records()]
 
 
 def _number(record: Mapping[str, Value], field: str = "id") -> int:

@@ -50,8 +50,9 @@ async def take_up(
         if staged.path.name in replaced:  # unlinked, or a rename has given its name to another file
             if move is not None:  # what it was made from goes with it
                 open_decisions.append({**move, "op": "unlink"})
-                fs.context.journal.decide("unlink", {"file": move["file"]}, number(move, "id"))
+                fs.context.journal.note("unlink", {"file": move["file"]}, number(move, "id"))
                 await fs.context.journal.sync()
+            fs.context.stage.uploads.discard(state.upload)
             await staged.forget()
             staged.close()
             continue
@@ -162,8 +163,7 @@ class _Resumed:
         await self._keep(staged.settle_log)
         if elsewhere or freed:
             content.journal.retarget()
-            with trio.move_on_after(ABORT_S):
-                await content.retarget()
+            await content.retarget()
         if move is not None:
             self._resume_move(node, move)
         await self._keep(content.settle_taken_up)
@@ -224,10 +224,6 @@ class _Resumed:
             directory_of(parent).note(name, None, pending=True)
         content.moved_from = file
         content.after_move = lambda: self._fs.namespace.moved(node)
-
-
-ABORT_S = 10.0
-"""An upload that is not wanted any more is given up within this, or left to the store's rules."""
 
 
 def _expected(target: Key, version: Value) -> FileVersion | None:
