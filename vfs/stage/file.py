@@ -70,7 +70,7 @@ class StagedFile:
         self.on_write: Callable[[Span], None] = lambda _span: None  # before the bytes are there
         self._lock = trio.Lock()  # guards the file's bytes against a second writer
         self.log = FileLog(log_path(path))
-        self._untold = Written(base_size)  # what the journal does not say yet, or the base
+        self._untold: Written = Written(base_size)  # what the journal does not say yet, or the base
         self._told_size = base_size
         self._before_freeze = self._untold
         self._commit_id: str | None = None  # of the commit that reads the frozen state
