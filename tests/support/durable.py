@@ -57,6 +57,7 @@ class Entry:
     past: list[bytes] = field(default_factory=list)  # what its bytes may be after a crash
     handles: int = 0
     xattr: InitVar[Any] = ("none",)
+    grave: str = ""  # the name that it had when it was removed while it was open
     may_be_stale: bool = False  # its old bytes may be gone for those who have it open
 
     def __post_init__(self, xattr: Any) -> None:

@@ -160,7 +160,8 @@ class PlainDraft(Draft):
     async def _begun(self) -> Upload:
         async with self._beginning:
             self._refuse_if_over()
-            if self._upload is None:
+            upload = self._upload
+            if upload is None:
                 properties = Properties({**self._metadata, COMMIT_ID: self.commit_id})
                 upload = await self._uploads.begin(self._target, properties)
                 try:
@@ -170,7 +171,8 @@ class PlainDraft(Draft):
                     raise
                 self._upload = upload
                 await self._log.upload_begun(upload)
-            return self._upload
+                self._refuse_if_over()  # given up meanwhile, and so aborted
+            return upload
 
     def _refuse_if_over(self) -> None:
         if self._over:

@@ -73,7 +73,7 @@ class Context:
         move = node.move
         if move is not None and version.pin.key != move.file.pin.key:
             # The rename is done but for this, whatever the new name will hold by then.
-            self.journal.decide("unlink", {"file": file_record(move.file)}, move.number)
+            self.journal.note("unlink", {"file": file_record(move.file)}, move.number)
 
     def keep_attributes(self, node: Node) -> None:
         """Queue a name's attributes for the journal and the sidecar.

@@ -51,11 +51,11 @@ class Journal:
 
     async def begin(self, op: str, fields: Mapping[str, Value]) -> int:
         """Journal a decision before it is carried out; durable on return."""
-        number = self.decide(op, fields)
+        number = self.note(op, fields)
         await self._stage.sync_names()
         return number
 
-    def decide(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
+    def note(self, op: str, fields: Mapping[str, Value], number: int | None = None) -> int:
         """Queue a decision for the next sync; with a number, it takes the place of that one."""
         number = next(self._ids) if number is None else number
         record: dict[str, Value] = {**fields, "op": op, "id": number}

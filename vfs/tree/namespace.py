@@ -174,6 +174,8 @@ class Namespace:
     def let_go(self, node: Node) -> None:
         """Drop the content of a file that nobody has open when the store has it all."""
         content = node.content
+        if content is not None and content.left:  # whoever has cancelled its commits
+            self._context.committer.start(content)
         if content is None or content.handles:
             return
         if content.discarded or not content.needs_commit:
@@ -320,7 +322,7 @@ class Namespace:
         """Decide that an object goes; `over` names what is staged and goes with it."""
         fields: dict[str, Value] = {"file": file_record(file), "over": list(over)}
         directory_of(parent).tombstones[name] = file
-        number = self._context.journal.decide("unlink", fields, number)
+        number = self._context.journal.note("unlink", fields, number)
         grave = self._dug[number] = Grave(number, file, parent, name)
         return grave
 
@@ -353,7 +355,7 @@ class Namespace:
         tombstones = directory_of(grave.parent).tombstones
         if tombstones.get(grave.name) is old:
             tombstones[grave.name] = new
-        self._context.journal.decide("unlink", {"file": file_record(new)}, grave.number)
+        self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
         for node, one in self._graves.items():
             content = node.content
             if one is grave and content is not None and content.base is not None:

@@ -222,7 +222,7 @@ class Rename:
     def _decide(self, node: Node, source: FileVersion, place: _Place) -> int:
         """Queue the decision, in the place of an earlier one that is not carried out."""
         version = place.replaces.pin.version if place.replaces is not None else None
-        return self._context.journal.decide(
+        return self._context.journal.note(
             "move",
             {
                 "file": file_record(source),

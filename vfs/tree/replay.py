@@ -51,7 +51,7 @@ async def take_up(
             fs.context.stage.uploads.discard(state.upload)
             if move is not None:  # what it was made from goes with it
                 open_decisions.append({**move, "op": "unlink"})
-                fs.context.journal.decide("unlink", {"file": move["file"]}, number(move, "id"))
+                fs.context.journal.note("unlink", {"file": move["file"]}, number(move, "id"))
                 await fs.context.journal.sync()
             await staged.forget()
             staged.close()

@@ -80,7 +80,7 @@ class JournalledUploads(Uploads):
         self._beginning += 1
         try:
             upload = await self._store.begin_upload(target, properties=properties)
-            self._numbers[upload] = self._journal.decide(OP, upload_record(upload))
+            self._numbers[upload] = self._journal.note(OP, upload_record(upload))
             beginning.upload = upload
             try:
                 await self._journal.sync()
