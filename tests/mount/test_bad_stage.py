@@ -38,7 +38,7 @@ def mount(request, tmp_path, disk):
     """Yield a mount whose stage has a disk of its own."""
     store = Directory(tmp_path / "store")
     store.path.mkdir()
-    options = (f"fsync={request.param}", "stage_size=256M", "stop_wait=2s")
+    options = (f"fsync={request.param}", "stage_size=256M", "stop_wait=1s")
     with mounted(store, *options, start=False) as mount:
         mount.stage = disk.path
         mount.start()
@@ -133,7 +133,7 @@ def test_a_stage_disk_that_died_takes_nothing_stored_and_ends_no_mount(mount, di
     disk.cut_power()
     assert writing(mount, "b", 8).returncode == 1
     assert mount.sh("cat a") == "kept\n"
-    pause(1.5)  # whatever looks after things once a second has found out
+    pause(1.2)  # whatever looks after things once a second has found out
     assert mount.status()["pid"] == pid
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: mount_minor(mount.path) is None, "it drains")

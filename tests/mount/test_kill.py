@@ -34,7 +34,7 @@ from tests.support.workloads import BROKEN, DEAD, Wrong, about, files_below
 
 SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
 LONG_KILLS = 10
-SHORT_S, LONGEST_S = 1.5, 2.5
+SHORT_S, LONGEST_S = 1.0, 2.5
 
 one_and_more = pytest.mark.parametrize(
     "seed",
