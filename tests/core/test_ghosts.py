@@ -7,10 +7,11 @@ import trio
 
 from tests.support.crash import Steps, run_until
 from tests.support.faulty import FaultyStore
-from tests.support.tree import keys, shell_on
+from tests.support.tree import get, keys, shell_on
 from vfs.errors import DeniedError, TransientError
 from vfs.file.committer import COMMITS_AT_ONCE
 from vfs.store.memory import MemoryStore, everything
+from vfs.values import MIB
 
 
 @pytest.fixture(params=["moves", "copies"])
@@ -166,3 +167,31 @@ async def test_a_file_of_a_name_whose_removal_is_not_known_to_be_done_waits_for_
             "b": b"one",
         }
     assert await keys(store) == ["a", "b"]
+
+
+async def test_a_new_file_waits_for_the_name_of_one_that_is_renamed_and_then_replaced(
+    store, tmp_path
+):
+    async with shell_on(store, tmp_path, "fsync=local") as shell:
+        await shell.mkdir("d")
+        await shell.write("b", b"old")
+        await shell.write("c", b"replacement")
+        await shell.drain()
+        fd = await shell.open("b")
+        await shell.pwrite(fd, 0, b"OLD")
+        held = store.block("write", key="d/b")
+        await shell.rename("b", "d/b")
+        heir = await shell.create("b")
+        for offset in range(0, 12 * MIB, MIB):  # parts go ahead of the commit
+            await shell.pwrite(heir, offset, bytes([offset // MIB + 1]) * MIB)
+        await shell.close(heir)
+        await shell.pwrite(await shell.open("c"), 0, b"R")
+        await shell.rename("c", "d/b")
+        held.release()
+        await shell.close(fd)
+        await shell.drain()
+        assert shell.mount.conflicts.count == 0
+        assert await shell.ls() == ["b", "d"]
+        assert await shell.read("d/b") == b"Replacement"
+    assert await keys(store) == ["b", "d/", "d/b"]
+    assert len(await get(store, "b")) == 12 * MIB

@@ -158,8 +158,8 @@ class Content:
             try:
                 return await self._read(span.clip(Span(0, self.size)), base)
             except StaleError:
-                if self.base is base and self._tried:
-                    async with self.commits:
+                if self.base is base and (self._tried or self.discarded):
+                    async with self.commits:  # or it is just being put aside
                         await self.settle()
                 if self.base is base:
                     raise

@@ -254,6 +254,10 @@ class Layout(ABC):
     ) -> FileVersion:
         """Make `file` the content of `target` as well. Errors: as of `move`."""
 
+    @abstractmethod
+    def place_aside(self) -> Key:
+        """Return a key outside of the tree for a file that has lost its name and is still read."""
+
     @property
     @abstractmethod
     def moves_files(self) -> bool:

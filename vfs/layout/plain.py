@@ -5,6 +5,7 @@ file name is hidden and counted, our own objects likewise. Removing and renaming
 where the store has the condition and checked before and after where it has not.
 """
 
+import secrets
 from collections.abc import Mapping, Sequence
 
 from typing_extensions import override
@@ -310,6 +311,11 @@ class PlainLayout(Layout):
     @override
     def moves_files(self) -> bool:
         return self._store.features.move
+
+    @override
+    def place_aside(self) -> Key:
+        name = f"unlinked-{secrets.token_hex(12)}"
+        return Key(f"{names.OWN_DIRECTORY}/tmp/{name}")  # noqa: S108 - below the mounted prefix
 
     @property
     @override

@@ -217,7 +217,7 @@ class Files:
     async def _let_go(self, node: Node, content: Content) -> None:
         if content.handles:
             return
-        await self._namespace.last_close(node)
+        await self._namespace.graves.last_close(node)
         if node.content is content:
             self._namespace.let_go(node)
         if content.discarded:

@@ -7,16 +7,11 @@ its object goes with the last handle, and only if nobody has replaced it by then
 
 import logging
 import stat
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import partial
-
-import trio
+from contextlib import suppress
+from dataclasses import replace
 
 from vfs import names
 from vfs.errors import (
-    ConflictError,
     ExistsError,
     InvalidError,
     IsDirectoryError,
@@ -30,12 +25,10 @@ from vfs.errors import (
 )
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
-from vfs.spans import EMPTY
-from vfs.stage.records import Value, file_record
 from vfs.tree.context import Caller, Context
+from vfs.tree.graves import Grave, Graves
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Move, Node
-from vfs.values import Key
 
 log = logging.getLogger(__name__)
 
@@ -43,23 +36,12 @@ SYMLINK_MAX_BYTES = 4095
 """PATH_MAX less its NUL: the kernel refuses longer targets."""
 
 
-@dataclass(slots=True)
-class Grave:
-    """An object that goes when nobody reads it any more; its name is gone."""
-
-    number: int  # of the decision in the journal
-    file: FileVersion
-    parent: Node
-    name: str
-
-
 class Namespace:
     """Operations on names."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._graves: dict[Node, Grave] = {}  # of unlinked files that are open
-        self._dug: dict[int, Grave] = {}  # all that are not cleared, by decision
+        self.graves = Graves(context)
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -234,6 +216,7 @@ class Namespace:
     async def remove_directory(self, node: Node) -> None:
         """Remove what a directory has in the store: its sidecars, then its marker."""
         context = self._context
+        await self.graves.vacate(node.key)
         await context.sidecars.remove_all(node.key)
         context.journal.append(context.sidecars.forget(node.key))
         await context.layout.remove_directory(node.key)
@@ -266,9 +249,9 @@ class Namespace:
         for grave in graves:
             content = node.content
             if content is not None and content.handles and content.base == grave.file:
-                self._graves[node] = grave
+                await self.graves.keep(node, grave)
             else:
-                await self.clear(node, grave)
+                await self.graves.clear(node, grave)
         self.let_go(node)
 
     async def _bury(self, parent: Node, name: str, node: Node, content: Content) -> list[Grave]:
@@ -282,11 +265,13 @@ class Namespace:
             await content.retarget()
             # The last decision is the one that ends the staged file: with the others alone a
             # restart takes it up, and them back.
-            if file is not None and not self._is_buried(parent, name, file):
+            if file is not None and not self.graves.holds(parent, name, file):
                 over = () if node.move is not None else self._staged(content)
-                graves.append(self.dig(parent, name, file, over=over))
+                graves.append(
+                    self.graves.dig(parent, name, file, over=over, aside=content.handles > 0)
+                )
             if node.move is not None:
-                graves.append(self.end_move(node.move, node, over=self._staged(content)))
+                graves.append(await self.end_move(node.move, node, over=self._staged(content)))
             await context.journal.sync()
         except VfsError:
             self.take_back(content)
@@ -301,66 +286,9 @@ class Namespace:
         return entry.file if entry is not None else None
 
     @staticmethod
-    def _is_buried(parent: Node, name: str, file: FileVersion) -> bool:
-        buried = directory_of(parent).tombstones.get(name)
-        return buried is not None and buried.identity == file.identity
-
-    @staticmethod
     def _staged(content: Content) -> tuple[str, ...]:
         staged = content.staged
         return () if staged is None or not staged.log.begun else (staged.path.name,)
-
-    def dig(
-        self,
-        parent: Node,
-        name: str,
-        file: FileVersion,
-        *,
-        over: tuple[str, ...] = (),
-        number: int | None = None,
-    ) -> Grave:
-        """Decide that an object goes; `over` names what is staged and goes with it."""
-        fields: dict[str, Value] = {"file": file_record(file), "over": list(over)}
-        directory_of(parent).tombstones[name] = file
-        number = self._context.journal.note("unlink", fields, number)
-        grave = self._dug[number] = Grave(number, file, parent, name)
-        return grave
-
-    def dig_replaced(self, parent: Node, name: str, node: Node, content: Content) -> Grave | None:
-        """Decide that what a rename was to replace under a name goes: the file moves on."""
-        old, stored = content.replaces, node.file
-        if old is None or old.pin.key != node.key or self._is_buried(parent, name, old):
-            return None
-        if stored is not None and stored.identity == old.identity:
-            return None
-        return self.dig(parent, name, old)
-
-    def follow(self, source: Key, target: Key, renamed: Mapping[Key, FileVersion] | None) -> None:
-        """Let objects that wait for their last close be where a renamed directory has taken them.
-
-        `renamed` tells their new versions by new key; None: all went as they were.
-        """
-        for grave in self._dug.values():
-            old = grave.file
-            if not old.pin.key.startswith(names.as_prefix(source)):
-                continue
-            key = Key(target + old.pin.key[len(source) :])
-            new = replace(old, pin=replace(old.pin, key=key, version_id=None))
-            if renamed is not None and key not in renamed:
-                continue
-            self._refile(grave, new if renamed is None else renamed[key])
-
-    def _refile(self, grave: Grave, new: FileVersion) -> None:
-        old, grave.file = grave.file, new
-        tombstones = directory_of(grave.parent).tombstones
-        if tombstones.get(grave.name) is old:
-            tombstones[grave.name] = new
-        self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
-        for node, one in self._graves.items():
-            content = node.content
-            if one is grave and content is not None and content.base is not None:
-                self._context.fetcher.hand_over(content.base, new, EMPTY)
-                content.base = new
 
     def take_back(self, content: Content) -> None:
         """Let a content live on whose removal has failed."""
@@ -368,15 +296,17 @@ class Namespace:
         if content.needs_commit:
             self._context.committer.start(content)
 
-    def end_move(self, move: Move, node: Node, *, over: tuple[str, ...] = ()) -> Grave:
+    async def end_move(self, move: Move, node: Node, *, over: tuple[str, ...] = ()) -> Grave:
         """Give up the old name of a rename whose file goes before the new name was stored.
 
         Decided with the next sync of the journal.
         """
         move.content.moved_from = move.content.after_move = None
         node.move = None
-        grave = self.dig(move.parent, move.name, move.file, over=over, number=move.number)
-        self._inherit(move.parent, move.name, None, move.file)
+        grave = self.graves.dig(move.parent, move.name, move.file, over=over, number=move.number)
+        heir = self.graves.inherit(move.parent, move.name, None, move.file)
+        if heir is not None:
+            await heir.retarget()
         directory_of(move.parent).leaving.pop(move.name, None)
         move.over.set()
         return grave
@@ -393,68 +323,6 @@ class Namespace:
             directory.note(move.name, None, pending=False)
         move.over.set()
         await self._context.journal.done(move.number)
-
-    @staticmethod
-    def _inherit(
-        parent: Node, name: str, before: FileVersion | None, after: FileVersion | None
-    ) -> Content | None:
-        """Tell a new file of the name what its first commit will find there."""
-        heir = directory_of(parent).children.get(name)
-        content = heir.content if heir is not None else None
-        if content is None or content.replaces != before or content.stored:
-            return None
-        content.replaces = after
-        return content
-
-    async def last_close(self, node: Node) -> None:
-        """Remove the object of an unlinked file, now that nobody has it open."""
-        grave = self._graves.pop(node, None)
-        if grave is not None:
-            await self.clear(node, grave)
-
-    async def clear(self, node: Node, grave: Grave) -> None:
-        """Remove an object that nobody reads any more; what fails is tried again."""
-        directory = directory_of(grave.parent)
-        gate = directory.stuck.setdefault(grave.name, trio.Event())
-        try:
-            await self._clear(grave)
-        except VfsError as error:
-            log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
-            heir = directory.children.get(grave.name)
-            if heir is not None and heir.content is not None and not heir.content.is_gated:
-                heir.content.gate = gate
-            content = self._context.content(node)
-            content.left.append(partial(self._clear, grave))
-            self._context.committer.start(content)
-
-    async def _clear(self, grave: Grave) -> None:
-        number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
-        directory = directory_of(parent)
-        heir = directory.children.get(name)
-        content = heir.content if heir is not None else None
-        # The first version of a new file of the name replaces the buried one, or not.
-        async with nullcontext() if content is None else content.commits:
-            await self._remove_buried(file, number)
-            changed = self._inherit(parent, name, file, None)
-            if changed is not None:
-                await changed.retarget()
-        self._dug.pop(number, None)
-        if directory.tombstones.get(name) is file:
-            del directory.tombstones[name]
-        change = directory.changes.get(name)
-        if change is not None and change.node is None and name not in directory.tombstones:
-            directory.note(name, None, pending=False)
-        gate = directory.stuck.pop(name, None)
-        if gate is not None:
-            gate.set()
-
-    async def _remove_buried(self, file: FileVersion, number: int) -> None:
-        """Carry a journalled removal out, if the object is still the one that was unlinked."""
-        try:
-            await self._context.layout.remove(file)
-        except ConflictError:
-            log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
-        await self._context.journal.done(number)
 
     async def keep_directory(self, parent: Node) -> None:
         """Make sure that a directory stays when its last child goes."""

@@ -176,10 +176,10 @@ class Rename:
         context.note_attributes(node)
         grave = None
         if not atomic:
-            grave = self._namespace.dig(old_parent, old_name, source, number=number)
+            grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
         await self._replace(content, place)
         if grave is not None:
-            await self._namespace.clear(node, grave)
+            await self._namespace.graves.clear(node, grave)
         else:
             await context.journal.done(number)
 
@@ -209,12 +209,12 @@ class Rename:
         await content.journal.sync()
         target, grave = place.target, None
         if target is not None and target.move is not None:
-            grave = self._namespace.end_move(target.move, target)
+            grave = await self._namespace.end_move(target.move, target)
             await self._context.journal.sync()  # before nothing leads to its old name any more
         for staged in place.over:
             await staged.forget()
         if target is not None and grave is not None:
-            await self._namespace.clear(target, grave)
+            await self._namespace.graves.clear(target, grave)
 
     def _quick(self, file: FileVersion) -> bool:
         return self._context.layout.moves_directories or file.size <= COPIED_AT_ONCE_BYTES
@@ -287,7 +287,7 @@ class Rename:
         if old_parent is None:
             return
         # First: a restart that knows no more than this takes it back.
-        grave = self._namespace.dig_replaced(old_parent, old_name, node, content)
+        grave = self._namespace.graves.dig_replaced(old_parent, old_name, node, content)
         number = self._decide(node, source, place) if source is not None else 0
         await context.journal.sync()
         # No await from here on: the tree changes as a whole.
@@ -310,7 +310,7 @@ class Rename:
             await self._namespace.moved(node)
         await self._replace(content, place)
         if grave is not None:
-            await self._namespace.clear(node, grave)
+            await self._namespace.graves.clear(node, grave)
         context.committer.start(content)
 
     # Directories
@@ -341,7 +341,7 @@ class Rename:
             try:
                 await self._move_directory(source_key, target_key, renamed)
             except VfsError:
-                self._namespace.follow(source_key, target_key, renamed)
+                self._namespace.graves.follow(source_key, target_key, renamed)
                 await self._undecide(number)
                 self._forget_moved(node, source_key, target_key, renamed)
                 directory_of(parent).forget_listing()
@@ -406,7 +406,7 @@ class Rename:
         context.journal.append(context.sidecars.forget(source_key))
         context.inodes.move(node, parent, name)
         atomic = context.layout.moves_directories
-        self._namespace.follow(source_key, target_key, None if atomic else renamed)
+        self._namespace.graves.follow(source_key, target_key, None if atomic else renamed)
         for below in node.below():
             self._rekey(below, source_key, target_key, renamed)
         node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())

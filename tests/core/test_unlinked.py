@@ -1,0 +1,132 @@
+"""Files that were unlinked while they are open: in nobody's way, and gone in the end."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.faulty import FaultyStore
+from tests.support.tree import Shell, get, keys, shell_on, tree_on
+from vfs.errors import TransientError
+from vfs.store.memory import MemoryStore, everything
+from vfs.values import MIB
+
+LARGE = b"0123456789abcdef" * (MIB // 4)
+
+
+@pytest.fixture
+def store():
+    return FaultyStore(MemoryStore(features=everything()))
+
+
+async def left(store):
+    return [key for key in await keys(store, own=True) if "attrs" not in key and "dig" not in key]
+
+
+@pytest.mark.parametrize("data", [b"bytes", LARGE], ids=["small", "large"])
+async def test_its_name_can_be_a_directory_at_once(store, tmp_path, data):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", data)
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.mkdir("a")
+        await shell.write("a/b", b"x")
+        assert await shell.all(fd) == data
+        await shell.pwrite(fd, 0, b"B")
+        assert await shell.all(fd) == b"B" + data[1:]
+        await shell.close(fd)
+        await shell.drain()
+        assert await left(store) == ["a/", "a/b"]
+
+
+@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.promise("S-name-2")
+async def test_its_directory_can_be_removed_and_made_anew(moves, tmp_path):
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=moves)))
+    async with shell_on(store, tmp_path, "metadata_ttl=0") as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        await shell.rmdir("d")
+        assert await shell.ls() == []
+        await shell.mkdir("d")
+        assert await shell.ls("d") == []
+        assert await shell.all(fd) == b"bytes"
+        await shell.rmdir("d")
+        await shell.close(fd)
+        assert await left(store) == []
+
+
+async def test_a_directory_can_take_its_name(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/b", b"x")
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.rename("d", "a")
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        assert await left(store) == ["a/", "a/b"]
+
+
+async def test_a_new_file_of_its_name_is_another(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"old")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.write("a", b"new")
+        assert await shell.all(fd) == b"old"
+        await shell.close(fd)
+        assert await get(store, "a") == b"new"
+    assert await left(store) == ["a"]
+
+
+async def test_where_it_cannot_be_put_aside_it_stays_until_it_is_closed(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        store.fail("move", TransientError("no network"), times=10)
+        await shell.unlink("a")
+        assert await shell.ls() == []
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        assert await left(store) == []
+
+
+@pytest.mark.parametrize("operation", ["move", "remove"])
+async def test_a_mount_that_dies_leaves_nothing_of_it(store, tmp_path, operation):
+    async with tree_on(store, tmp_path) as mount:
+        shell = Shell(mount)
+        await shell.write("a", b"bytes")
+        await shell.drain()
+        fd = await shell.open("a")
+        if operation == "move":
+            store.lose_reply("move", TransientError("gone"), times=1)
+        await shell.unlink("a")
+        assert await shell.ls() == []
+        del fd
+    assert len(await left(store)) == 1
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls() == []
+    assert await left(store) == []
+
+
+async def test_a_directory_stays_when_what_was_unlinked_in_it_cannot_be_taken_away(
+    backend, store, tmp_path
+):
+    store = FaultyStore(backend)
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        store.fail("copy", TransientError("no network"), times=10)
+        with pytest.raises(TransientError):
+            await shell.rmdir("d")
+        assert await shell.ls() == ["d"]
+        assert await shell.ls("d") == []
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        await shell.rmdir("d")
+        assert await left(store) == []

@@ -1,0 +1,209 @@
+"""Objects of files that have lost their name: they go when nobody reads them any more.
+
+Each is decided in the journal before its name is gone, so that a restart removes it, and removed
+under the version that was seen: what somebody has put in its place stays. Until then it is hidden.
+Where the store moves a file in one request it lies aside meanwhile, so that a directory can take
+its name.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
+
+from vfs import names
+from vfs.errors import ConflictError, VfsError
+from vfs.file.content import Content
+from vfs.layout.base import FileVersion
+from vfs.spans import EMPTY
+from vfs.stage.records import Value, file_record
+from vfs.tree.context import Context
+from vfs.tree.listing import directory_of
+from vfs.tree.node import Node
+from vfs.values import Key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Grave:
+    """An object that goes when nobody reads it any more; its name is gone."""
+
+    number: int  # of the decision in the journal
+    file: FileVersion
+    parent: Node
+    name: str
+    aside: Key | None = None  # where it may lie until then
+
+
+class Graves:
+    """All of one mount."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._read: dict[Node, Grave] = {}  # of unlinked files that are open
+        self._all: dict[int, Grave] = {}  # that are not cleared, by decision
+
+    @staticmethod
+    def holds(parent: Node, name: str, file: FileVersion) -> bool:
+        """Tell whether it is decided already that a file goes."""
+        buried = directory_of(parent).tombstones.get(name)
+        return buried is not None and buried.identity == file.identity
+
+    def dig(
+        self,
+        parent: Node,
+        name: str,
+        file: FileVersion,
+        *,
+        over: tuple[str, ...] = (),
+        number: int | None = None,
+        aside: bool = False,
+    ) -> Grave:
+        """Decide that an object goes; `over` names what is staged and goes with it.
+
+        `aside`: until then it may lie elsewhere, where the store moves it in one request.
+        """
+        layout = self._context.layout
+        place = layout.place_aside() if aside and layout.moves_files else None
+        fields: dict[str, Value] = {"file": file_record(file), "over": list(over), "aside": place}
+        directory_of(parent).tombstones[name] = file
+        number = self._context.journal.note("unlink", fields, number)
+        grave = self._all[number] = Grave(number, file, parent, name, place)
+        return grave
+
+    def dig_replaced(self, parent: Node, name: str, node: Node, content: Content) -> Grave | None:
+        """Decide that what a rename was to replace under a name goes: the file moves on."""
+        old, stored = content.replaces, node.file
+        if old is None or old.pin.key != node.key or self.holds(parent, name, old):
+            return None
+        if stored is not None and stored.identity == old.identity:
+            return None
+        return self.dig(parent, name, old)
+
+    async def keep(self, node: Node, grave: Grave) -> None:
+        """Let an object stay until the file is closed."""
+        self._read[node] = grave
+        content = node.content
+        if content is not None and grave.aside is not None:
+            with suppress(VfsError):  # it stays where it is
+                await self._put_aside(content, grave, grave.aside)
+
+    async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
+        """Make its name free for a directory, and its directory for removal."""
+        async with content.commits:  # who reads meanwhile waits for it
+            moved = await self._context.layout.move(grave.file, place, replaces=None)
+            self._refile(grave, moved)
+        directory = directory_of(grave.parent)
+        if directory.tombstones.get(grave.name) is moved:
+            del directory.tombstones[grave.name]
+            directory.note(grave.name, None, pending=False)
+
+    async def vacate(self, directory: Key) -> None:
+        """Let nothing of unlinked files lie below a directory that goes: it would come back."""
+        for grave in list(self._all.values()):
+            if not grave.file.pin.key.startswith(names.as_prefix(directory)):
+                continue
+            reader = next((node for node, one in self._read.items() if one is grave), None)
+            if reader is None or reader.content is None:
+                await self._clear(grave)
+                continue
+            place = self._context.layout.place_aside()
+            fields: dict[str, Value] = {"file": file_record(grave.file), "aside": place}
+            self._context.journal.note("unlink", fields, grave.number)
+            await self._context.journal.sync()
+            await self._put_aside(reader.content, grave, place)
+
+    def follow(self, source: Key, target: Key, renamed: Mapping[Key, FileVersion] | None) -> None:
+        """Let objects that wait for their last close be where a renamed directory has taken them.
+
+        `renamed` tells their new versions by new key; None: all went as they were.
+        """
+        for grave in self._all.values():
+            old = grave.file
+            if not old.pin.key.startswith(names.as_prefix(source)):
+                continue
+            key = Key(target + old.pin.key[len(source) :])
+            new = replace(old, pin=replace(old.pin, key=key, version_id=None))
+            if renamed is not None and key not in renamed:
+                continue
+            self._refile(grave, new if renamed is None else renamed[key])
+
+    def _refile(self, grave: Grave, new: FileVersion) -> None:
+        old, grave.file = grave.file, new
+        tombstones = directory_of(grave.parent).tombstones
+        if tombstones.get(grave.name) is old:
+            tombstones[grave.name] = new
+        self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
+        for node, one in self._read.items():
+            content = node.content
+            if one is grave and content is not None and content.base is not None:
+                self._context.fetcher.hand_over(content.base, new, EMPTY)
+                content.base = new
+
+    async def last_close(self, node: Node) -> None:
+        """Remove the object of an unlinked file, now that nobody has it open."""
+        grave = self._read.pop(node, None)
+        if grave is not None:
+            await self.clear(node, grave)
+
+    async def clear(self, node: Node, grave: Grave) -> None:
+        """Remove an object that nobody reads any more; what fails is tried again."""
+        directory = directory_of(grave.parent)
+        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        try:
+            await self._clear(grave)
+        except VfsError as error:
+            log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
+            heir = directory.children.get(grave.name)
+            if heir is not None and heir.content is not None and not heir.content.is_gated:
+                heir.content.gate = gate
+            content = self._context.content(node)
+            content.left.append(partial(self._clear, grave))
+            self._context.committer.start(content)
+
+    async def _clear(self, grave: Grave) -> None:
+        number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
+        directory = directory_of(parent)
+        heir = directory.children.get(name)
+        content = heir.content if heir is not None else None
+        # The first version of a new file of the name replaces the buried one, or not.
+        async with nullcontext() if content is None else content.commits:
+            if content is not None:
+                await content.settle()  # it may have been replaced, and nobody heard of it
+            await self._remove_buried(file, number)
+            changed = self.inherit(parent, name, file, None)
+            if changed is not None:
+                await changed.retarget()
+        self._all.pop(number, None)
+        if directory.tombstones.get(name) is file:
+            del directory.tombstones[name]
+        change = directory.changes.get(name)
+        if change is not None and change.node is None and name not in directory.tombstones:
+            directory.note(name, None, pending=False)
+        gate = directory.stuck.pop(name, None)
+        if gate is not None:
+            gate.set()
+
+    @staticmethod
+    def inherit(
+        parent: Node, name: str, before: FileVersion | None, after: FileVersion | None
+    ) -> Content | None:
+        """Tell a new file of the name what its first commit will find there."""
+        heir = directory_of(parent).children.get(name)
+        content = heir.content if heir is not None else None
+        if content is None or content.replaces != before or content.stored:
+            return None
+        content.replaces = after
+        return content
+
+    async def _remove_buried(self, file: FileVersion, number: int) -> None:
+        """Carry a journalled removal out, if the object is still the one that was unlinked."""
+        try:
+            await self._context.layout.remove(file)
+        except ConflictError:
+            log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
+        await self._context.journal.done(number)
