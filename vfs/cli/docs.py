@@ -27,7 +27,8 @@ which our tests know, and what Kubernetes sets where a service is called vfs: `V
 `VFS_PORT=tcp://...` and the like.
 
 No option takes a secret. Credentials come from the provider's own chain (environment, profile,
-instance role) or from `credentials_file`. A URL with a user name or a password is refused.
+instance role) or from `credentials_file`. A URL with a user name or a password is refused. When the
+store refuses them they are looked for once more: a file that is kept up to date needs no restart.
 
 `vfs config check` looks for mistakes; `vfs config show` shows what every option comes to, and why.
 

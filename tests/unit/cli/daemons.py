@@ -31,7 +31,9 @@ class FakeDaemon:
         with self._socket:
             while True:
                 connection, _ = self._socket.accept()
-                with connection, connection.makefile("rwb") as lines:
+                # Closing flushes what nobody may be there to read any more.
+                gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+                with gone, connection, connection.makefile("rwb") as lines:
                     request = lines.readline()
                     if not request:  # our own farewell
                         return
@@ -39,15 +41,14 @@ class FakeDaemon:
                     self._answer(lines)
 
     def _answer(self, lines):
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for answer in self.answers(self.asked[-1]):
-                if answer is WAIT:
-                    lines.flush()
-                    self._stop.wait()
-                    return
-                raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"
-                lines.write(raw)
-            lines.flush()
+        for answer in self.answers(self.asked[-1]):
+            if answer is WAIT:
+                lines.flush()
+                self._stop.wait()
+                return
+            raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"
+            lines.write(raw)
+        lines.flush()
 
     def __enter__(self):
         self._thread.start()
