@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from bench.children import ROOT, tell
 MIB = 1 << 20
 QUIET_LOAD = 1.0
 QUIET_WAIT_S = 300.0
+NEW_PAGES_MIB = 1024
 
 
 def describe() -> dict[str, object]:
-    """Return the machine and the versions; the speed of SHA-256 because it bounds every upload."""
+    """Return the machine and the versions.
+
+    Also two speeds that bound every upload: of SHA-256, and of the page cache where its pages are
+    new to the kernel, which on some virtual machines the host has to supply first.
+    """
     cpu = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", cpu)
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
@@ -27,6 +33,7 @@ def describe() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "sha_ni": " sha_ni" in cpu,
         "sha256_mib_per_s": round(_sha256_speed()),
+        "new_pages_mib_per_s": round(_new_pages_speed(Path("/var/tmp"))),
         "memory_mib": int(memory[1]) >> 10 if memory else None,
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -69,6 +76,15 @@ def _timed_sha256(data: bytes) -> float:
     before = time.perf_counter()
     hashlib.sha256(data).digest()
     return time.perf_counter() - before
+
+
+def _new_pages_speed(directory: Path) -> float:
+    piece = bytes(MIB)
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        before = time.perf_counter()
+        for _ in range(NEW_PAGES_MIB):
+            file.write(piece)
+        return NEW_PAGES_MIB / (time.perf_counter() - before)
 
 
 def _first_line(*command: str) -> str:
