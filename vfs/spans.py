@@ -60,11 +60,13 @@ class SpanSet:
 
     def add(self, span: Span) -> "SpanSet":
         """Return the union with one span."""
-        return self._changed(span.start, span.stop, 0) if span else self
+        if self.covers(span):  # most writes of a guest change what it has changed before
+            return self
+        return self._changed(span.start, span.stop, 0)
 
     def remove(self, span: Span) -> "SpanSet":
         """Return what is left without one span."""
-        return self._changed(span.start, span.stop, 1) if span else self
+        return self._changed(span.start, span.stop, 1) if span and self._size else self
 
     def _changed(self, start: int, stop: int, parity: int) -> "SpanSet":
         """Replace the edges in `[start, stop]`: a new one goes where the index has `parity`."""

@@ -78,15 +78,8 @@ def test_what_fsync_or_close_acknowledged_of_a_file_is_there(victim, seed):
     aftermath(victim, workloads.check_blocks, work.log, seed)
 
 
-GHOSTS = pytest.mark.xfail(
-    strict=False, reason="what was removed or replaced comes back: see tests/core/test_ghosts.py"
-)
-
-
 @pytest.mark.promise("S-name-3")
-@pytest.mark.parametrize(
-    "name", ["names", pytest.param("open_names", marks=[GHOSTS, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("name", ["names", pytest.param("open_names", marks=pytest.mark.slow)])
 @one_and_more
 def test_every_file_of_a_rename_storm_is_where_it_was_put(victim, name, seed):
     victim.start()

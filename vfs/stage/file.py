@@ -142,6 +142,8 @@ class StagedFile:
 
     def _cost(self, new: Span) -> int:
         """Return how many bytes of a span are not paid for yet."""
+        if not self.holes and self.present.covers(new):
+            return 0
         gaps = sum(gap.size for gap in self.present.missing(new))
         return gaps + sum(hole.size for hole in self.holes.within(new))
 
