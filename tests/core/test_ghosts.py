@@ -1,13 +1,14 @@
 """What was removed or replaced never comes back, whatever happens to its directory meanwhile."""
 
 import stat
+from dataclasses import replace
 
 import pytest
 import trio
 
 from tests.support.crash import Steps, run_until
 from tests.support.faulty import FaultyStore
-from tests.support.tree import get, keys, shell_on
+from tests.support.tree import get, keys, put, shell_on
 from vfs.errors import DeniedError, TransientError
 from vfs.file.committer import COMMITS_AT_ONCE
 from vfs.store.memory import MemoryStore, everything
@@ -195,3 +196,92 @@ async def test_a_new_file_waits_for_the_name_of_one_that_is_renamed_and_then_rep
         assert await shell.read("d/b") == b"Replacement"
     assert await keys(store) == ["b", "d/", "d/b"]
     assert len(await get(store, "b")) == 12 * MIB
+
+
+@pytest.mark.parametrize("made", ["written", "renamed there"])
+@pytest.mark.parametrize("moved", ["d", "."])
+async def test_a_file_in_the_place_of_an_unlinked_one_moves_with_its_directory(
+    any_store, tmp_path, made, moved
+):
+    """By tar or git, say: unlinked and made anew while somebody has the old one open."""
+    async with shell_on(any_store, tmp_path / "stage") as shell:
+        await shell.mkdir("c")
+        await shell.mkdir("c/d")
+        await shell.write("c/d/f", b"OLD1")
+        fd = await shell.open("c/d/f")
+        assert await shell.all(fd) == b"OLD1"
+        await shell.unlink("c/d/f")
+        if made == "written":
+            await shell.write("c/d/f", b"NEW1")
+        else:
+            await shell.write("c/d/x", b"NEW1")
+            await shell.rename("c/d/x", "c/d/f")
+        await shell.rename("c/d" if moved == "d" else "c", "e")
+        place = "e/f" if moved == "d" else "e/d/f"
+        assert await shell.read(place) == b"NEW1"
+        await shell.close(fd)
+        await shell.drain()
+        assert await shell.read(place) == b"NEW1"
+    assert await get(any_store, place) == b"NEW1"
+
+
+async def test_every_open_generation_of_a_name_keeps_out_of_the_way(any_store, tmp_path):
+    async with shell_on(any_store, tmp_path / "stage") as shell:
+        await shell.mkdir("d")
+        handles = []
+        for number in range(3):
+            await shell.write("d/f", b"%d" % number)
+            handles.append(await shell.open("d/f"))
+            assert await shell.all(handles[-1]) == b"%d" % number
+            await shell.unlink("d/f")
+        fd = await shell.create("d/f")
+        await shell.pwrite(fd, 0, b"new")
+        await shell.rename("d", "e")
+        for number, handle in enumerate(handles):
+            assert await shell.all(handle) == b"%d" % number
+            await shell.close(handle)
+        await shell.pwrite(fd, 3, b"er")
+        await shell.close(fd)
+        await shell.drain()
+        assert shell.mount.conflicts.count == 0
+        assert await shell.read("e/f") == b"newer"
+        await shell.unlink("e/f")
+        await shell.rmdir("e")
+    assert await keys(any_store) == []
+
+
+async def test_an_interrupted_rename_of_a_directory_overwrites_nobodys_file(tmp_path, expect_log):
+    expect_log("both names stay")
+    backend = MemoryStore(features=replace(everything(), move=False))
+
+    async def prepare(shell):
+        await shell.mkdir("a")
+        for number in range(40):
+            await shell.write(f"a/{number:02}", b"AAAA")
+
+    async def scenario(shell):
+        await shell.rename("a", "b")
+
+    steps = Steps(40, after=True)
+    assert not await run_until(backend, tmp_path, steps, prepare, scenario)
+    await put(backend, "b/39", b"BBBB")
+    async with shell_on(backend, tmp_path) as shell:
+        assert await shell.read("b/39") == b"BBBB"
+        assert await shell.read("a/39") == b"AAAA"
+        assert len(await shell.ls("b")) == 40
+
+
+async def test_a_directory_goes_when_what_was_changed_in_it_has_been_renamed(any_store, tmp_path):
+    async with shell_on(any_store, tmp_path / "stage", "fsync=local") as shell:
+        await shell.mkdir("a")
+        await shell.write("a/b", b"old")
+        await shell.drain()
+        fd = await shell.open("a/b")
+        await shell.pwrite(fd, 0, b"NEW")
+        await shell.rename("a/b", "b")
+        assert await shell.ls("a") == []
+        await shell.rmdir("a")
+        await shell.close(fd)
+        await shell.drain()
+        assert await shell.ls() == ["b"]
+        assert await shell.read("b") == b"NEW"

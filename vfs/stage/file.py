@@ -65,6 +65,8 @@ class StagedFile:
         self._budget = budget
         self._disk = disk
         self._readers = 0
+        self._holders = 0  # who waits for the disk
+        self._is_closing = False  # as soon as nobody does
         self._in_flight = Span(0, 0)  # what is being written: not clean any more, nor dirty yet
         self._unsettled = False  # stored, and a restart may not find that told yet
         self.preserved = False  # holds the only copy of something: never removed by us
@@ -441,10 +443,16 @@ class StagedFile:
 
     @contextmanager
     def _disk_errors(self) -> Generator[None]:
+        """Tell what the disk does wrong; nothing is closed meanwhile, be it in a thread."""
+        self._holders += 1
         try:
             yield
         except OSError as error:
             raise stage_error(error, self.path) from error
+        finally:
+            self._holders -= 1
+            if self._is_closing and not self._holders:
+                self.close()
 
     def discard(self) -> None:
         """Remove what an earlier owner has left and nobody wants, opened or not."""
@@ -473,6 +481,9 @@ class StagedFile:
         What its disk does not let go of is removed by the next owner of the stage.
         """
         if self._fd < 0:
+            return
+        if self._holders:
+            self._is_closing = True
             return
         self.thaw(stored=None)
         self._budget.free(self._charged)

@@ -7,15 +7,15 @@ its name.
 """
 
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from vfs import names
-from vfs.errors import ConflictError, VfsError
+from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.file.content import Content
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY
@@ -94,10 +94,12 @@ class Graves:
 
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
-        async with content.commits:  # who reads meanwhile waits for it
-            moved = await self._context.layout.move(grave.file, place, replaces=None)
-            self._refile(grave, moved)
-        directory = directory_of(grave.parent)
+        directory, file = directory_of(grave.parent), grave.file
+        async with self._heir_waits(grave):
+            async with content.commits:  # who reads meanwhile waits for it
+                moved = await self._context.layout.move(file, place, replaces=None)
+                self._refile(grave, moved)
+            await self._leave_nothing(grave, file)
         if directory.tombstones.get(grave.name) is moved:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
@@ -115,12 +117,20 @@ class Graves:
             fields: dict[str, Value] = {"file": file_record(grave.file), "aside": place}
             self._context.journal.note("unlink", fields, grave.number)
             await self._context.journal.sync()
-            await self._put_aside(reader.content, grave, place)
+            # Else a new file of its name has replaced it.
+            with suppress(ConflictError, NotFoundError, StaleError):
+                await self._put_aside(reader.content, grave, place)
 
-    def follow(self, source: Key, target: Key, renamed: Mapping[Key, FileVersion] | None) -> None:
+    def follow(
+        self,
+        source: Key,
+        target: Key,
+        moved: Mapping[Key, tuple[FileVersion, FileVersion]] | None,
+    ) -> None:
         """Let objects that wait for their last close be where a renamed directory has taken them.
 
-        `renamed` tells their new versions by new key; None: all went as they were.
+        `moved` tells by new key what was taken and what became of it; None: all went as they were.
+        One that a new file of its name has replaced is nowhere: what was taken is that file.
         """
         for grave in self._all.values():
             old = grave.file
@@ -128,9 +138,11 @@ class Graves:
                 continue
             key = Key(target + old.pin.key[len(source) :])
             new = replace(old, pin=replace(old.pin, key=key, version_id=None))
-            if renamed is not None and key not in renamed:
-                continue
-            self._refile(grave, new if renamed is None else renamed[key])
+            if moved is not None:
+                taken, new = moved.get(key, (None, new))
+                if taken is None or taken.identity != old.identity:
+                    continue
+            self._refile(grave, new)
 
     def _refile(self, grave: Grave, new: FileVersion) -> None:
         old, grave.file = grave.file, new
@@ -168,16 +180,9 @@ class Graves:
     async def _clear(self, grave: Grave) -> None:
         number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
         directory = directory_of(parent)
-        heir = directory.children.get(name)
-        content = heir.content if heir is not None else None
-        # The first version of a new file of the name replaces the buried one, or not.
-        async with nullcontext() if content is None else content.commits:
-            if content is not None:
-                await content.settle()  # it may have been replaced, and nobody heard of it
+        async with self._heir_waits(grave):
             await self._remove_buried(file, number)
-            changed = self.inherit(parent, name, file, None)
-            if changed is not None:
-                await changed.retarget()
+            await self._leave_nothing(grave, file)
         self._all.pop(number, None)
         if directory.tombstones.get(name) is file:
             del directory.tombstones[name]
@@ -187,6 +192,23 @@ class Graves:
         gate = directory.stuck.pop(name, None)
         if gate is not None:
             gate.set()
+
+    @asynccontextmanager
+    async def _heir_waits(self, grave: Grave) -> AsyncGenerator[None]:
+        """Let a new file of the name wait: its first version replaces the buried one, or not."""
+        heir = directory_of(grave.parent).children.get(grave.name)
+        content = heir.content if heir is not None else None
+        if content is None:
+            yield
+            return
+        async with content.commits:
+            await content.settle()  # it may have replaced it, and nobody heard of it
+            yield
+
+    async def _leave_nothing(self, grave: Grave, file: FileVersion) -> None:
+        changed = self.inherit(grave.parent, grave.name, file, None)
+        if changed is not None:
+            await changed.retarget()
 
     @staticmethod
     def inherit(

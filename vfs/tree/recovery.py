@@ -5,7 +5,7 @@ left alone, and the log says so. Doing one twice is harmless.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vfs import names
@@ -28,13 +28,9 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
     Errors: none of the store: what cannot be done now stays journalled for the next mount.
     """
     await _forget_directories(fs)
-    moves = [_moved_key(record) for record in unfinished if record.get("op") == "move_directory"]
     for record in unfinished:
         number = record.get("id")
         try:
-            if record.get("op") == "unlink":
-                for moved in moves:
-                    await _remove_moved(fs, file_of(_fields(record["file"])), moved)
             await _carry_out(fs, record)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a journalled operation cannot be understood, left alone: %r", error)
@@ -88,26 +84,6 @@ def _fields(value: Value) -> Mapping[str, Value]:
     if not isinstance(value, dict):
         raise TypeError("a file was expected")
     return value
-
-
-def _moved_key(record: Mapping[str, Value]) -> Callable[[Key], Key | None]:
-    """Return where the rename of a directory, of which nobody was told, takes an object."""
-    source, target = str(record["source"]), str(record["target"])
-
-    def moved(key: Key) -> Key | None:
-        return Key(target + key[len(source) :]) if key.startswith(f"{source}/") else None
-
-    return moved
-
-
-async def _remove_moved(
-    fs: FileSystem, file: FileVersion, moved: Callable[[Key], Key | None]
-) -> None:
-    """Remove what was unlinked from where it was taken; the caller does from where it was."""
-    key = moved(file.pin.key)
-    entry = await fs.context.layout.find(key) if key is not None else None
-    if entry is not None and entry.file is not None and entry.file.size == file.size:
-        await fs.context.layout.remove(entry.file)
 
 
 async def _remove(fs: FileSystem, file: FileVersion) -> None:

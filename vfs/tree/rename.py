@@ -322,6 +322,8 @@ class Rename:
         if node.parent is None:
             raise BusyError("the root has no name")
         await check_keys(context, node.key, names.child(parent.key, name))
+        if not context.layout.moves_directories:
+            await self._namespace.graves.vacate(node.key)
         await self._namespace.keep_directory(node.parent)
         if target is not None:
             await self._namespace.check_empty(target)
@@ -338,14 +340,16 @@ class Rename:
                 await content.settle()
             number = await self._begin_directory(node, source_key, target_key)
             renamed: dict[Key, FileVersion] = {}
+            taken: dict[Key, FileVersion] = {}
             try:
-                await self._move_directory(source_key, target_key, renamed)
+                await self._move_directory(source_key, target_key, renamed, taken)
             except VfsError:
-                self._namespace.graves.follow(source_key, target_key, renamed)
+                self._follow(source_key, target_key, renamed, taken)
                 await self._undecide(number)
                 self._forget_moved(node, source_key, target_key, renamed)
                 directory_of(parent).forget_listing()
                 raise
+            self._follow(source_key, target_key, renamed, taken)
             self._rehang_directory(node, parent, name, source_key, target_key, renamed)
             for content in contents:
                 await content.retarget()
@@ -368,14 +372,32 @@ class Rename:
         return await self._context.journal.begin("move_directory", fields)
 
     async def _move_directory(
-        self, source: Key, target: Key, renamed: dict[Key, FileVersion]
+        self,
+        source: Key,
+        target: Key,
+        renamed: dict[Key, FileVersion],
+        taken: dict[Key, FileVersion],
     ) -> None:
         """Move what the store has; note the new versions by new key where they changed."""
         layout = self._context.layout
         if layout.moves_directories:
             await layout.move_directory(source, target)
         else:
-            await move_tree(self._context, source, target, renamed)
+            await move_tree(self._context, source, target, renamed, taken)
+
+    def _follow(
+        self,
+        source: Key,
+        target: Key,
+        renamed: dict[Key, FileVersion],
+        taken: dict[Key, FileVersion],
+    ) -> None:
+        """Let what waits for its last close be found where it was taken."""
+        if self._context.layout.moves_directories:
+            self._namespace.graves.follow(source, target, None)
+        else:
+            moved = {key: (file, renamed[key]) for key, file in taken.items()}
+            self._namespace.graves.follow(source, target, moved)
 
     @staticmethod
     def _forget_moved(
@@ -405,8 +427,6 @@ class Rename:
             return
         context.journal.append(context.sidecars.forget(source_key))
         context.inodes.move(node, parent, name)
-        atomic = context.layout.moves_directories
-        self._namespace.graves.follow(source_key, target_key, None if atomic else renamed)
         for below in node.below():
             self._rekey(below, source_key, target_key, renamed)
         node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())

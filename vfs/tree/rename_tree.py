@@ -24,19 +24,28 @@ COMPARED_BYTES = 64 * MIB
 """Largest files that are compared to know a finished copy; both are read."""
 
 
+_Notes = tuple[dict[Key, FileVersion], dict[Key, FileVersion]]
+"""By new key: the versions that were made, and those that they were made of."""
+
+
 async def move_tree(
-    context: Context, source: Key, target: Key, renamed: dict[Key, FileVersion]
+    context: Context,
+    source: Key,
+    target: Key,
+    renamed: dict[Key, FileVersion],
+    taken: dict[Key, FileVersion] | None = None,
 ) -> None:
     """Move every object below a prefix; also what a restart does with one that was interrupted.
 
-    Notes the new version of each file that was moved, by its new key.
+    Notes the new version of each file that was moved, by its new key; in `taken` what it was.
     """
+    taken = {} if taken is None else taken
     directories = [Key("")]
     for relative in directories:  # grows while we walk
         here = Key(source + relative)
         there = Key(target + relative)
         try:
-            below = await _move_level(context, here, there, renamed)
+            below = await _move_level(context, here, there, (renamed, taken))
         except VfsError:
             _keep_attributes(context, here, there, renamed)
             log.warning(
@@ -78,9 +87,7 @@ async def check_keys(context: Context, source: Key, target: Key) -> None:
                 break
 
 
-async def _move_level(
-    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
-) -> list[str]:
+async def _move_level(context: Context, here: Key, there: Key, notes: _Notes) -> list[str]:
     """Move the files of one directory and their attributes; return the directories in it."""
     await context.layout.make_directory(there)
     await context.sidecars.refresh(here, 0)
@@ -92,18 +99,17 @@ async def _move_level(
         below += [entry.name for entry in page.entries if entry.is_directory]
         files = [entry for entry in page.entries if entry.file is not None]
         sources |= {entry.name: entry.file for entry in files if entry.file is not None}
-        await _move_files(context, files, there, renamed)
+        await _move_files(context, files, there, notes)
         cursor = page.cursor
         if cursor is None:
             break
-    await _move_attributes(context, here, there, renamed, sources)
+    await _move_attributes(context, here, there, notes[0], sources)
     await context.sidecars.upload(there)
     return below
 
 
-async def _move_files(
-    context: Context, entries: list[Entry], there: Key, renamed: dict[Key, FileVersion]
-) -> None:
+async def _move_files(context: Context, entries: list[Entry], there: Key, notes: _Notes) -> None:
+    renamed, taken = notes
     todo = iter(entries)
 
     async def work() -> None:
@@ -113,11 +119,12 @@ async def _move_files(
             key = names.child(there, entry.name)
             present = await context.layout.find(key)
             replaces = present.file if present is not None else None
-            if replaces is not None and replaces.size != entry.file.size:
-                # No copy of ours that a crash has left: somebody else was faster.
+            if replaces is not None and not await is_copy(context.layout, entry.file, replaces):
+                # Not what a crash of ours has left: somebody else was faster.
                 log.warning("%r and %r differ: both names stay", entry.file.pin.key, key)
                 continue
             renamed[key] = await context.layout.move(entry.file, key, replaces=replaces)
+            taken[key] = entry.file
 
     async with open_tasks() as nursery:
         for _ in range(min(MOVES_AT_ONCE, len(entries))):
@@ -165,7 +172,11 @@ async def _move_attributes(
 
 async def is_copy(layout: Layout, one: FileVersion, other: FileVersion) -> bool:
     """Tell whether one file is a copy of another; of large ones nobody knows."""
-    if one.size != other.size or one.size > COMPARED_BYTES:
+    if one.size != other.size:
+        return False
+    if one.pin.version == other.pin.version:  # a digest of the content, where a copy keeps it
+        return True
+    if one.size > COMPARED_BYTES:
         return False
     for span in Span(0, one.size).pieces(MIB):
         pair = [bytearray(span.size), bytearray(span.size)]
