@@ -130,3 +130,19 @@ async def test_a_directory_stays_when_what_was_unlinked_in_it_cannot_be_taken_aw
         await shell.close(fd)
         await shell.rmdir("d")
         assert await left(store) == []
+
+
+async def test_a_directory_goes_with_all_that_had_one_name_in_it(backend, tmp_path):
+    store = FaultyStore(backend)
+    async with shell_on(store, tmp_path, "metadata_ttl=0") as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"first")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        await shell.write("d/a", b"second")
+        await shell.unlink("d/a")
+        await shell.rmdir("d")
+        assert await shell.ls() == []
+        await shell.close(fd)
+        await shell.drain()
+    assert await left(store) == []

@@ -6,6 +6,7 @@ import resource
 import shutil
 
 import pytest
+import trio
 
 from vfs.errors import VfsError
 from vfs.layout.base import FileVersion
@@ -69,6 +70,21 @@ async def test_what_its_disk_does_not_let_go_of_fails_nobody(staged, name, expec
     staged.close()
     staged.close()
     assert name in os.listdir(staged.path.parent)
+
+
+@pytest.mark.parametrize("waits", ["persist", "forget"])
+async def test_nothing_is_closed_while_a_thread_uses_it(staged, waits):
+    await staged.write(0, b"bytes")
+    await staged.persist()
+    await staged.write(0, b"BYTES")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(getattr(staged, waits))
+        while not staged._holders:
+            await trio.lowlevel.checkpoint()
+        staged.close()
+        assert staged.fd >= 0
+    assert staged.fd < 0
+    assert os.listdir(staged.path.parent) == []
 
 
 REBOOTED = "another boot"
