@@ -330,6 +330,8 @@ def check_url(url: str) -> None:
         raise ConfigError(f"{shown}: a URL must not hold a user name or a secret; {_REMEDY}")
     if scheme.lower() == "file" and not rest.startswith("/"):
         raise ConfigError(f"{shown}: write an absolute path with three slashes: file:///{rest}")
+    if scheme.lower() == "file" and b"\0" in unquote_to_bytes(rest):
+        raise ConfigError(f"{shown}: no path has a NUL byte (%00)")
 
 
 def read_config_file(path: Path) -> ConfigFile:

@@ -286,6 +286,7 @@ def test_the_urls_of_later_versions_are_refused_as_such(url):
         ("file://dir", "file:///dir"),
         ("s3+http://key:hunter2@h/b", "must not hold"),
         ("s3+http://[::1/b", "not a URL"),
+        ("file:///x%00", "no path has a NUL byte"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_and_its_secret_is_not_shown(url, message):
