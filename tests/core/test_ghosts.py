@@ -285,3 +285,31 @@ async def test_a_directory_goes_when_what_was_changed_in_it_has_been_renamed(any
         await shell.drain()
         assert await shell.ls() == ["b"]
         assert await shell.read("b") == b"NEW"
+
+
+async def test_an_interrupted_rename_of_a_directory_knows_its_own_copies_of_any_size(
+    tmp_path, monkeypatch
+):
+    from vfs.tree import rename_tree  # noqa: PLC0415
+
+    monkeypatch.setattr(rename_tree, "COMPARED_BYTES", 0)
+    backend = MemoryStore(features=replace(everything(), move=False))
+
+    async def prepare(shell):
+        await shell.mkdir("a")
+        await shell.write("a/image", b"a large one")
+
+    async def scenario(shell):
+        await shell.rename("a", "b")
+
+    done = 0
+    while True:
+        done += 1
+        store = MemoryStore(features=backend.features)
+        if await run_until(store, tmp_path / f"{done}", Steps(done, after=True), prepare, scenario):
+            break
+        async with shell_on(store, tmp_path / f"{done}") as shell:
+            assert len(await shell.ls()) == 1
+            [name] = await shell.ls()
+            assert await shell.read(f"{name}/image") == b"a large one"
+    assert done > 3

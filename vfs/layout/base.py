@@ -255,6 +255,10 @@ class Layout(ABC):
         """Make `file` the content of `target` as well. Errors: as of `move`."""
 
     @abstractmethod
+    async def is_one_commit(self, one: FileVersion, other: FileVersion) -> bool:
+        """Tell whether two files are known to come from one commit, as a file and its copy do."""
+
+    @abstractmethod
     def place_aside(self) -> Key:
         """Return a key outside of the tree for a file that has lost its name and is still read."""
 

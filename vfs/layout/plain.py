@@ -313,6 +313,14 @@ class PlainLayout(Layout):
         return self._store.features.move
 
     @override
+    async def is_one_commit(self, one: FileVersion, other: FileVersion) -> bool:
+        found = [await self._store.head(file.pin.key) for file in (one, other)]
+        if [info.version for info in found] != [one.pin.version, other.pin.version]:
+            return False
+        first, second = (info.metadata.get(COMMIT_ID) for info in found)
+        return first is not None and first == second
+
+    @override
     def place_aside(self) -> Key:
         name = f"unlinked-{secrets.token_hex(12)}"
         return Key(f"{names.OWN_DIRECTORY}/tmp/{name}")  # noqa: S108 - below the mounted prefix

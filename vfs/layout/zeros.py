@@ -136,7 +136,7 @@ class ZeroObjects:
             ]
             condition = ABSENT if features.finish_if_absent else ANY
             made = await self._store.finish_upload(upload, parts, condition=condition)
-        except VfsError:
+        except BaseException:  # whoever wanted it may have gone
             await self._uploads.abort(upload)
             raise
         await self._uploads.finished(upload)

@@ -171,10 +171,10 @@ async def _move_attributes(
 
 
 async def is_copy(layout: Layout, one: FileVersion, other: FileVersion) -> bool:
-    """Tell whether one file is a copy of another; of large ones nobody knows."""
+    """Tell whether one file is a copy of another; of large ones of other programs nobody knows."""
     if one.size != other.size:
         return False
-    if one.pin.version == other.pin.version:  # a digest of the content, where a copy keeps it
+    if await layout.is_one_commit(one, other):
         return True
     if one.size > COMPARED_BYTES:
         return False
