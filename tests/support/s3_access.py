@@ -101,9 +101,8 @@ class S3Access:
             if bucket is None:
                 bucket = stack.enter_context(self.bucket(versions=versions))
             kind = (self.endpoint, versions)
-            store = await open_s3(
-                self.url(bucket, prefix), StoreConfig(**options), features=_probed.get(kind)
-            )
+            known = _probed.get(kind) if probe else None
+            store = await open_s3(self.url(bucket, prefix), StoreConfig(**options), features=known)
             try:
                 if probe and kind not in _probed:
                     _probed[kind] = await store.probe(write=True)
