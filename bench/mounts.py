@@ -65,17 +65,18 @@ def _status(path: Path, environ: dict[str, str]) -> dict[str, object]:
 @contextlib.contextmanager
 def vfs(gateway: Gateway, base: Path, options: str, prefix: str = "") -> Iterator[Daemon]:
     """Mount with vfs on a new mount point with an empty stage; unmount, all stored, at the end."""
-    stage = base / "stage"
+    stage, cache = base / "stage", base / "cache"
     stage.mkdir()
     environ = gateway.environ()
     with _mountpoint(base) as path:
-        given = f"stage_dir={stage},{options}"
+        given = f"stage_dir={stage},cache_dir={cache},{options}"
         run(*VFS, "mount", "-o", given, gateway.url(prefix), path, env=environ, timeout=60)
         try:
             yield Daemon(path, cast("int", _status(path, environ)["pid"]), environ, counts=True)
         finally:
             run(*VFS, "umount", path, env=environ, timeout=600)
     shutil.rmtree(stage)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 @contextlib.contextmanager

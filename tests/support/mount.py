@@ -178,6 +178,7 @@ def clean_environ(base: Path, extra: dict[str, str]) -> dict[str, str]:
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,
             "LC_ALL": "C.UTF-8",
+            "VFS_CACHE_DIR": str(base / "cache"),
             "PATH": f"{kept['PATH']}:/usr/sbin:/sbin",
         }
         | extra
@@ -235,6 +236,7 @@ class Mount:
         self.umount()
         if fresh:
             self.stage = self.base / f"stage-{next(self._stages)}"
+            shutil.rmtree(self.base / "cache", ignore_errors=True)
         self.start()
 
     def status(self) -> dict:

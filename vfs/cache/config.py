@@ -5,13 +5,13 @@ smallest limit of its control group and of every group above it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from vfs.options import Section, Size
+from vfs.options import LocalPath, Section, Size
 from vfs.values import GIB, KIB, MIB
 
 MIN_MEMORY_BYTES = 64 * MIB
@@ -56,8 +56,48 @@ def default_memory(root: Path = Path("/")) -> int:
     return min(GIB, memory_limit(root) // 8)
 
 
+def default_cache_directory(
+    environ: Mapping[str, str] | None = None, uid: int | None = None
+) -> Path:
+    """Return where this user's caches stand."""
+    environ = os.environ if environ is None else environ
+    if (os.getuid() if uid is None else uid) == 0:
+        return Path("/var/cache/vfs")
+    base = environ.get("XDG_CACHE_HOME", "")
+    # Relative values are invalid and to be ignored (XDG Base Directory Specification).
+    return Path(base, "vfs") if base.startswith("/") else Path.home() / ".cache/vfs"
+
+
+def default_cache_size(path: Path) -> int:
+    """Return 10 % of what is free where the cache lies, leaving 5 % of the disk free. Blocking."""
+    while not path.exists():
+        path = path.parent
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    floor = disk.f_blocks * disk.f_frsize // 20
+    return max(min(free // 10, free - floor), 0)
+
+
 class CacheConfig(Section):
     """What is kept of what was read."""
+
+    cache_dir: LocalPath = Field(
+        default_factory=default_cache_directory,
+        description=(
+            "Local directory for blocks that are kept across restarts; without it `/var/cache/vfs`"
+            " for root, `$XDG_CACHE_HOME/vfs` for others."
+        ),
+        examples=["/var/cache/vfs"],
+    )
+    cache_size: Size | None = Field(
+        None,
+        description=(
+            "Most that this mount keeps there, 0 for nothing; without it 10 % of the disk's free"
+            " space when mounting, and nothing of a store that is local itself. 5 % of the disk"
+            " always stay free."
+        ),
+        examples=["200G"],
+    )
 
     memory: Size = Field(
         default_factory=default_memory,

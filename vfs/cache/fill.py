@@ -2,16 +2,19 @@
 
 A read holds the blocks that are there, joins the fetches that are under way, and starts requests
 for the rest, adjacent blocks in one request. A fetch belongs to nobody: its task runs in the
-nursery that `open_fetcher` owns, so a reader that is cancelled costs the others nothing.
+nursery that `open_fetcher` owns, so a reader that is cancelled costs the others nothing. What the
+SSD tier has comes from there; what the store had to be asked for is offered to it.
 """
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 
 import trio
 
+from vfs.cache.disk.tier import DiskTier, Fill
 from vfs.cache.ram import BlockKey, Frame, RamCache
 from vfs.errors import VfsError
 from vfs.layout.base import FileVersion
@@ -24,11 +27,11 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES = 4 * MIB
 """Largest single request: large enough that its cost is the bytes, small enough to overlap many."""
 
-Fill = Callable[[FileVersion, Span, Sequence[memoryview]], Awaitable[None]]
-"""Fill the buffers with exactly the bytes of a span of a file version."""
+Fetch = Callable[[FileVersion, Span, Sequence[memoryview]], Awaitable[None]]
+"""Fills the buffers with exactly the bytes of a span of a file version."""
 
 
-class _Fetch:
+class _Pending:
     """A request under way for consecutive blocks."""
 
     __slots__ = ("done", "error")
@@ -41,11 +44,14 @@ class _Fetch:
 class Fetcher:
     """The read side of all open files."""
 
-    def __init__(self, cache: RamCache, fill: Fill, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, cache: RamCache, fetch: Fetch, nursery: trio.Nursery, disk: DiskTier | None = None
+    ) -> None:
         self._cache = cache
-        self._fill = fill
+        self._fetch = fetch
+        self._disk = disk
         self._nursery = nursery
-        self._pending: dict[BlockKey, _Fetch] = {}
+        self._pending: dict[BlockKey, _Pending] = {}
         self._held_frames = 0
         self.readers = 0  # open handles that read
         self.most_ahead_bytes = 64 * MIB
@@ -64,6 +70,9 @@ class Fetcher:
         ready = [frame for key in keys if (frame := self._cache.get(key)) is not None]
         if len(ready) == len(keys):  # the usual case: no hold, no await
             return self._join(span, ready)
+        small = await self._read_small(file, span, keys)
+        if small is not None:
+            return small
         held: list[Frame] = []
         async with self._room(len(keys)):
             try:
@@ -73,6 +82,20 @@ class Fetcher:
             finally:
                 for frame in held:
                     self._cache.release(frame)
+
+    async def _read_small(
+        self, file: FileVersion, span: Span, keys: Sequence[BlockKey]
+    ) -> memoryview | None:
+        """Return part of a block from the disk, unless the whole block is on its way."""
+        disk = self._disk
+        if disk is None or span.size >= self.block_bytes:
+            return None
+        if any(key in self._pending for key in keys):
+            return None
+        data = disk.peek(file, span)
+        if data is None and disk.has(file, span):
+            data = await disk.read_small(file, span)
+        return None if data is None else memoryview(data)
 
     @asynccontextmanager
     async def _room(self, frames: int) -> AsyncGenerator[None]:
@@ -142,19 +165,18 @@ class Fetcher:
         if run:
             self._start(file, first, run)
 
-    def _start(self, file: FileVersion, first: int, frames: list[Frame]) -> _Fetch:
-        fetch = _Fetch()
+    def _start(self, file: FileVersion, first: int, frames: list[Frame]) -> _Pending:
+        fetch = _Pending()
         for index in range(first, first + len(frames)):
             self._pending[BlockKey(file.identity, index)] = fetch
         self._nursery.start_soon(self._run, file, first, frames, fetch)
         return fetch
 
-    async def _run(self, file: FileVersion, first: int, frames: list[Frame], fetch: _Fetch) -> None:
-        start = first * self.block_bytes
+    async def _run(
+        self, file: FileVersion, first: int, frames: list[Frame], fetch: _Pending
+    ) -> None:
         try:
-            span = Span(start, min(start + len(frames) * self.block_bytes, file.size))
-            pieces = zip(frames, span.pieces(self.block_bytes), strict=True)
-            await self._fill(file, span, [frame.view[: piece.size] for frame, piece in pieces])
+            await self._fill(file, range(first, first + len(frames)), frames)
         except VfsError as error:
             fetch.error = error
         except Exception as error:
@@ -173,10 +195,42 @@ class Fetcher:
                 fetch.error = VfsError("the read was cancelled", key=file.pin.key)
             fetch.done.set()
 
+    async def _fill(self, file: FileVersion, blocks: range, frames: list[Frame]) -> None:
+        """Fill frames, from the disk as far as it has their blocks."""
+        disk = self._disk
+        missing = [blocks]
+        if disk is not None:
+            missing = await disk.read(file, blocks, [frame.view for frame in frames])
+        async with open_tasks() as nursery:
+            for run in missing[1:]:
+                nursery.start_soon(self._fill_from_store, file, run, blocks.start, frames)
+            for run in missing[:1]:
+                await self._fill_from_store(file, run, blocks.start, frames)
+
+    async def _fill_from_store(
+        self, file: FileVersion, run: range, first: int, frames: list[Frame]
+    ) -> None:
+        size = self.block_bytes
+        span = Span(run.start * size, min(run.stop * size, file.size))
+        own = frames[run.start - first : run.stop - first]
+        pieces = zip(own, span.pieces(size), strict=True)
+        await self._fetch(file, span, [frame.view[: piece.size] for frame, piece in pieces])
+        if self._disk is not None:
+            for frame in own:
+                self._cache.hold(frame)
+            done = partial(self._release, own)
+            self._disk.keep(Fill(file, run, [frame.view for frame in own], done))
+
+    def _release(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._cache.release(frame)
+
     def hand_over(self, old: FileVersion, new: FileVersion, changed: SpanSet) -> None:
         """Let the cached blocks of a version that a commit did not change serve the new version."""
         if old.identity == new.identity:
             return
+        if self._disk is not None:
+            self._disk.hand_over(old, new, changed)
         for number in self._cache.blocks_of(old.identity):
             start = number * self.block_bytes
             if not changed.touches(Span(start, start + self.block_bytes)):
@@ -213,8 +267,10 @@ def _ascending(frames: Sequence[Frame]) -> bool:
 
 
 @asynccontextmanager
-async def open_fetcher(cache: RamCache, fill: Fill) -> AsyncGenerator[Fetcher]:
+async def open_fetcher(
+    cache: RamCache, fetch: Fetch, disk: DiskTier | None = None
+) -> AsyncGenerator[Fetcher]:
     """Run a fetcher; leaving the block cancels its requests."""
     async with open_tasks() as nursery:
-        yield Fetcher(cache, fill, nursery)
+        yield Fetcher(cache, fetch, nursery, disk)
         nursery.cancel_scope.cancel()

@@ -84,6 +84,7 @@ _COMPUTED = {
     "uid": "who mounts",
     "gid": "who mounts",
     "stage_dir": "see there",
+    "cache_dir": "see there",
 }
 
 

@@ -93,21 +93,25 @@ def check_apart(spec: MountSpec, mountpoint: Path) -> None:
 
 
 def check_stage(spec: MountSpec) -> None:
-    """Refuse a stage inside a local store, or around it: each would find the other's files."""
+    """Refuse a stage or cache inside a local store, or around it: they would find its files."""
     places = _local_places(spec)
     if "store" not in places:
         return
-    stage, store = (Path(os.path.realpath(places[what])) for what in ("stage", "store"))
-    remedy = "set stage_dir to a directory beside it"
-    if stage == store or store in stage.parents:
-        raise ConfigError(
-            f"the stage {places['stage']} is inside the store {places['store']}: what is staged"
-            f" would show as files; {remedy}"
-        )
-    if stage in store.parents:
-        raise ConfigError(
-            f"the store {places['store']} is inside the stage {places['stage']}; {remedy}"
-        )
+    store = Path(os.path.realpath(places["store"]))
+    for what in ("stage", "cache"):
+        if what not in places:
+            continue
+        there = Path(os.path.realpath(places[what]))
+        remedy = f"set {what}_dir to a directory beside it"
+        if there == store or store in there.parents:
+            raise ConfigError(
+                f"the {what} {places[what]} is inside the store {places['store']}: what is there"
+                f" would show as files; {remedy}"
+            )
+        if there in store.parents:
+            raise ConfigError(
+                f"the store {places['store']} is inside the {what} {places[what]}; {remedy}"
+            )
 
 
 def check_durable(spec: MountSpec) -> None:
@@ -125,6 +129,8 @@ def check_durable(spec: MountSpec) -> None:
 
 def _local_places(spec: MountSpec) -> dict[str, Path]:
     found = {"stage": spec.config.stage.stage_dir}
+    if spec.config.cache.cache_size != 0:
+        found["cache"] = spec.config.cache.cache_dir
     if spec.url.lower().startswith("file://"):
         found["store"] = local_path(spec.url)
     return found

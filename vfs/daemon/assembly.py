@@ -13,6 +13,8 @@ from pathlib import Path
 
 import trio
 
+from vfs.cache.config import CacheConfig, default_cache_size
+from vfs.cache.disk.tier import DiskTier, open_tier
 from vfs.cache.fill import Fetcher, open_fetcher
 from vfs.cache.ram import RamCache
 from vfs.clock import wall_ns
@@ -50,6 +52,7 @@ from vfs.values import MIB
 log = logging.getLogger(__name__)
 
 TAKE_OVER_PAUSE_S = 0.5
+LOCAL_SCHEMES = ("file://", "mem://")
 
 CACHE_SHARE = 1, 2
 """Of `memory`: the rest is for parts in flight, requests and tables."""
@@ -63,6 +66,7 @@ class Mount:
     store: Store
     metrics: Metrics
     cache: RamCache
+    disk: DiskTier | None  # None: nothing is kept on disk
     conflicts: Conflicts
     uploads: JournalledUploads
     digests: Digests | None = None  # None on a read-only mount
@@ -85,7 +89,8 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
         stage = await _open_stage(spec, stack)
         if not config.tree.ro and features != known:
             remember(kept, features)
-        mount = await stack.enter_async_context(open_tree(store, stage, config, metrics))
+        disk = await _open_disk(spec, stack)
+        mount = await stack.enter_async_context(open_tree(store, stage, config, metrics, disk))
         # A part that waits for its turn moves, as far as anybody waits for it to be stored.
         limits.up.on_pass = mount.fs.context.committer.progress
         yield replace(mount, limits=limits)
@@ -93,7 +98,7 @@ async def open_mount(spec: MountSpec) -> AsyncGenerator[Mount, None]:
 
 @asynccontextmanager
 async def open_tree(
-    store: Store, stage: Stage, config: Config, metrics: Metrics
+    store: Store, stage: Stage, config: Config, metrics: Metrics, disk: DiskTier | None = None
 ) -> AsyncGenerator[Mount, None]:
     """Build a tree on a probed store and an open stage; finish what a crash left undone."""
     async with AsyncExitStack() as stack:
@@ -112,7 +117,7 @@ async def open_tree(
         )
         share, whole = CACHE_SHARE
         cache = RamCache(config.cache.memory * share // whole, config.cache.block_size)
-        fetcher = await stack.enter_async_context(open_fetcher(cache, layout.read_into))
+        fetcher = await stack.enter_async_context(open_fetcher(cache, layout.read_into, disk))
         if config.cache.read_ahead is not None:
             fetcher.most_ahead_bytes = config.cache.read_ahead
         local = config.stage.fsync == "local"
@@ -132,7 +137,7 @@ async def open_tree(
         committer.on_conflict = conflicts.lose
         if not tree.ro:
             await _resume(fs, uploads, unfinished)
-        yield Mount(fs, store, metrics, cache, conflicts, uploads, digests)
+        yield Mount(fs, store, metrics, cache, disk, conflicts, uploads, digests)
         nursery.cancel_scope.cancel()
 
 
@@ -211,6 +216,23 @@ async def _open_stage(spec: MountSpec, stack: AsyncExitStack) -> Stage:
     await _take_over(stage)
     stack.callback(stage.close)
     return stage
+
+
+async def _open_disk(spec: MountSpec, stack: AsyncExitStack) -> DiskTier | None:
+    config = spec.config.cache
+    limit = _disk_limit(spec.url, config)
+    if limit < config.block_size:
+        return None
+    path = config.cache_dir / stage_name(spec.url)
+    tier = DiskTier(path, spec.url, limit, config.block_size)
+    return await stack.enter_async_context(open_tier(tier))
+
+
+def _disk_limit(url: str, config: CacheConfig) -> int:
+    if config.cache_size is not None:
+        return config.cache_size
+    # What lies on a local disk already is not copied to one, unless somebody asks for it.
+    return 0 if url.lower().startswith(LOCAL_SCHEMES) else default_cache_size(config.cache_dir)
 
 
 async def _take_over(stage: Stage) -> None:

@@ -24,11 +24,11 @@ import trio
 from vfs.daemon.leftovers import Leftover
 from vfs.daemon.recovery import examine
 from vfs.errors import ConfigError, CorruptError, ExistsError, StaleError, VfsError
+from vfs.holes import is_zero
 from vfs.layout.base import FileVersion
 from vfs.names import encode
 from vfs.spans import SpanSet
 from vfs.stage.disk import read_exactly, stage_error, write_exactly
-from vfs.stage.holes import is_zero
 from vfs.store.base import Store
 from vfs.tasks import open_tasks
 from vfs.values import KIB, MIB, Key, Span

@@ -83,7 +83,7 @@ class Report:
         """Return the fields of the contract."""
         config = self._spec.config
         context = self._mount.fs.context
-        cache = self._mount.cache
+        cache, disk = self._mount.cache, self._mount.disk
         budget = context.stage.budget
         snapshot = self._mount.metrics.snapshot()
         calls = snapshot.total("store_calls_total")
@@ -122,8 +122,10 @@ class Report:
             "cache": {
                 "ram_bytes": cache.used_bytes,
                 "ram_limit": cache.limit_bytes,
-                "disk_bytes": 0,
-                "disk_limit": 0,
+                "disk_bytes": disk.used_bytes if disk else 0,
+                "disk_limit": disk.limit_bytes if disk else 0,
+                "disk_hits": disk.hits if disk else 0,
+                "disk_skipped": disk.skipped if disk else 0,
                 "hits": cache.hits,
                 "misses": cache.misses,
             },

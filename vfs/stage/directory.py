@@ -9,23 +9,20 @@
 One daemon owns a directory: the lock decides, the pid in it is for the message.
 """
 
-import fcntl
 import hashlib
 import itertools
-import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 from weakref import WeakSet
 
 import trio
 
-from vfs.errors import BusyError, DeniedError, FullError, MetadataError, VfsError
+from vfs.errors import DeniedError, FullError, VfsError
+from vfs.ownership import own
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error
 from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
@@ -75,7 +72,13 @@ class Stage:
             for made in (self.path, self.path.parent, self.path.parent.parent):
                 with suppress(PermissionError):  # of a parent that is not ours
                     sync_directory(made)  # or a power cut takes the stage with all that is in it
-            self._take_lock()
+            self._lock_fd = own(
+                self.path,
+                self._url,
+                STAGE_VERSION,
+                what="the stage",
+                remedy="another mount of the same URL; unmount it first",
+            )
         except PermissionError as error:
             raise DeniedError(
                 f"the stage directory {self.path} is not writable: choose another with stage_dir",
@@ -88,37 +91,6 @@ class Stage:
                 "there or choose another with stage_dir",
                 detail=str(error),
             ) from error
-
-    def _take_lock(self) -> None:
-        fd = os.open(self.path / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.pread(fd, 4096, 0)
-            os.close(fd)
-            raise BusyError(
-                f"the stage {self.path} is in use by process {_pid(text)}: another mount of "
-                "the same URL; unmount it first"
-            ) from None
-        text = os.pread(fd, 4096, 0)
-        if text.strip():
-            version = _field(text, "version")
-            if isinstance(version, int) and version > STAGE_VERSION:
-                os.close(fd)
-                raise MetadataError(
-                    f"the stage {self.path} has format version {version}; this program reads "
-                    f"{STAGE_VERSION}: use the newer vfs that wrote it"
-                )
-        owner = {
-            "version": STAGE_VERSION,
-            "url": self._url,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-        }
-        os.pwrite(fd, json.dumps(owner).encode() + b"\n", 0)
-        os.ftruncate(fd, len(json.dumps(owner)) + 1)
-        os.fdatasync(fd)
-        self._lock_fd = fd
 
     async def take_up(self) -> list[tuple[StagedFile, StagedState]]:
         """Open what an earlier owner has left and the store may not have.
@@ -221,15 +193,3 @@ def default_limit(path: Path) -> int:
             "or choose another with stage_dir"
         )
     return limit
-
-
-def _field(text: bytes, name: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except ValueError:
-        return None
-    return cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
-
-
-def _pid(text: bytes) -> str:
-    return str(_field(text, "pid") or "unknown")

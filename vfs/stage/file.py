@@ -20,12 +20,12 @@ from pathlib import Path
 import trio
 
 from vfs.errors import CorruptError
+from vfs.holes import HOLE_BYTES, is_zero, punch_hole
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error, write_exactly
 from vfs.stage.frozen import Frozen
-from vfs.stage.holes import HOLE_BYTES, is_zero, punch_hole
 from vfs.stage.journal import (
     GONE,
     Extent,

@@ -89,7 +89,7 @@ def test_an_unknown_option_is_refused_unless_tolerated(helper):
 
 
 def test_an_option_of_a_later_version_is_never_tolerated(helper):
-    outcome, mounted = helper("mem://x", "/d", "-s", "-o", "cache_dir=/x")
+    outcome, mounted = helper("mem://x", "/d", "-s", "-o", "cdn_url=http://x")
     assert (helper_exit(outcome.code), mounted) == (1, [])
     assert "not in this version" in outcome.err
 

@@ -1,0 +1,191 @@
+"""The directory of the SSD tier: owned by one daemon, and in step with its index. Blocking.
+
+Whatever is wrong with what lies there is no reason to fail: the tier holds nothing that the store
+does not have. An index that cannot be read is made anew, with everything removed; only a newer
+format is left alone.
+"""
+
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from vfs.cache.disk.data import DataFile
+from vfs.cache.disk.index import CHUNK_BLOCKS, Index
+from vfs.errors import DeniedError, UnsupportedError
+from vfs.holes import punch_hole
+from vfs.ownership import own
+from vfs.values import Span
+
+log = logging.getLogger(__name__)
+
+DIRECTORY_VERSION = 1
+_OWNER_ONLY = 0o700
+_SECTOR_BYTES = 512  # st_blocks counts in these
+
+
+class CacheDirectory:
+    """The tier's files, while we own them."""
+
+    def __init__(self, path: Path, url: str, block_bytes: int) -> None:
+        self.path = path
+        self.block_bytes = block_bytes
+        self._url = url
+        self._data = path / "data"
+        self._lock_fd = -1
+        self._index: Index | None = None
+
+    @property
+    def index(self) -> Index:
+        """The open index."""
+        if self._index is None:
+            raise sqlite3.ProgrammingError("the index is closed")
+        return self._index
+
+    def open(self) -> int:
+        """Take the directory over; return how many blocks it holds.
+
+        Errors: BusyError with the owner's pid; DeniedError for a directory that is not ours;
+        MetadataError for a newer format; UnsupportedError where parts of files cannot be freed;
+        OSError, sqlite3.Error when the disk fails.
+        """
+        try:
+            self._make()
+            self._lock_fd = own(
+                self.path,
+                self._url,
+                DIRECTORY_VERSION,
+                what="the cache",
+                remedy="only one mount can keep it; give this one another cache_dir",
+            )
+            return self._open_index()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self) -> None:
+        self.path.parent.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+        for made in (self.path, self._data):
+            with suppress(FileExistsError):
+                made.mkdir(mode=_OWNER_ONLY)
+            found = made.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise DeniedError(
+                    f"the cache directory {made} is no directory of this user: what another can"
+                    " change must not be served; remove it or choose another with cache_dir"
+                )
+            made.chmod(_OWNER_ONLY)
+
+    def _open_index(self) -> int:
+        self._check_holes()
+        path = self.path / "index.db"
+        try:
+            self._index = Index(path, self.block_bytes)
+            return self._reconcile()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            log.warning(
+                "the cache index %s cannot be used (%s): the cache starts empty", path, error
+            )
+        self.clear()
+        return 0
+
+    def _check_holes(self) -> None:
+        """Make sure that eviction can free parts of files."""
+        path = self._data / "holes"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, b"x", 0)
+            if not punch_hole(fd, Span(0, self.block_bytes)):
+                raise UnsupportedError(
+                    f"the file system of the cache directory {self.path} cannot free parts of"
+                    " files: choose another with cache_dir"
+                )
+        finally:
+            os.close(fd)
+            path.unlink()
+
+    def clear(self) -> None:
+        """Remove everything and begin with an empty index."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        for name in ("index.db", "index.db-wal", "index.db-shm"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self._data)
+        self._data.mkdir(mode=_OWNER_ONLY)
+        self._index = Index(self.path / "index.db", self.block_bytes)
+
+    def _reconcile(self) -> int:
+        """Free what a crash left in the data files and not in the index; return blocks indexed."""
+        known = self.index.files()
+        for path in self._data.iterdir():
+            number = int(path.name) if path.name.isdecimal() else -1
+            if number not in known:
+                path.unlink()
+        for number, blocks in list(known.items()):
+            try:
+                used = self.data_path(number).stat().st_blocks * _SECTOR_BYTES
+            except FileNotFoundError:
+                used = 0
+            if not blocks or not used:
+                self.remove(number)
+                del known[number]
+            elif used > blocks * self.block_bytes:
+                self._trim(number)
+        return sum(known.values())
+
+    def _trim(self, number: int) -> None:
+        """Free all of a data file but the chunks that are in the index."""
+        chunk_bytes = CHUNK_BLOCKS * self.block_bytes
+        data = self.open_data(number)
+        try:
+            at = 0
+            for chunk in self.index.chunks(number):
+                start = chunk.at.number * chunk_bytes
+                data.punch(Span(at, start))
+                at = start + chunk_bytes
+            data.cut(at)
+        finally:
+            data.close()
+
+    def data_path(self, number: int) -> Path:
+        """Return where a file's blocks lie."""
+        return self._data / str(number)
+
+    def open_data(self, number: int) -> DataFile:
+        """Open a file's blocks, made when there are none. Errors: OSError."""
+        return DataFile(self.data_path(number))
+
+    def remove(self, number: int) -> None:
+        """Forget a file with all its blocks."""
+        self.index.forget(number)
+        self.data_path(number).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the directory up."""
+        if self._index is not None:
+            with suppress(sqlite3.Error):
+                self._index.close()
+            self._index = None
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Tell damage from a disk that is full, read-only or fails: those leave the index alone."""
+    passing = (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    )
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF not in passing
