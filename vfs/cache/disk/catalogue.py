@@ -7,6 +7,7 @@ older than what is decided by it.
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import trio
@@ -16,7 +17,6 @@ from vfs.cache.disk.index import CHUNK_BLOCKS, Chunk, ChunkId, Index
 from vfs.cache.disk.known import CachedFile, chunks_of
 from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
-from vfs.values import Span
 
 T = TypeVar("T")
 
@@ -130,7 +130,8 @@ class Catalogue:
         self._changed.clear()
         touched, self._touched = self._touched, set()
         if later or changed or touched:
-            self.blocks -= await self._run(lambda: self._write(later, changed, touched))
+            freed = await self._run(lambda: self._write(later, changed, touched))
+            self.blocks -= freed  # not in one line: others have changed it meanwhile
 
     def _write(
         self, later: list[Callable[[Index], int]], changed: list[Chunk], touched: set[ChunkId]
@@ -179,10 +180,11 @@ class Catalogue:
     async def _remove(self, victims: list[_Victim]) -> None:
         """Forget chunks, first in memory, then in the index, and then give their space back."""
         for chunk, cached in victims:
-            self.blocks -= chunk.blocks
-            if cached is not None:
+            if cached is None:
+                self.blocks -= chunk.blocks
+            else:  # it may have more by now
                 start = chunk.at.number * CHUNK_BLOCKS
-                cached.drop(range(start, start + CHUNK_BLOCKS))
+                self.blocks -= cached.drop(range(start, start + CHUNK_BLOCKS))
                 cached.punching.add(chunk.at.number)
         try:
             if victims:
@@ -195,37 +197,37 @@ class Catalogue:
     def _free_space(self, victims: list[_Victim]) -> None:
         index = self._directory.index
         index.drop(chunk.at for chunk, _ in victims)
-        chunk_bytes = CHUNK_BLOCKS * self.block_bytes
         for chunk, cached in victims:
-            start = chunk.at.number * chunk_bytes
-            span = Span(start, start + chunk_bytes)
+            first = chunk.at.number * CHUNK_BLOCKS
+            blocks = range(first, first + CHUNK_BLOCKS)
             if cached is not None:
-                cached.data.punch(span)
+                self._directory.punch(cached.data, [blocks])
             elif index.is_empty(chunk.at.file):
                 self._directory.remove(chunk.at.file)
             else:
-                self._punch(chunk.at.file, span)
-
-    def _punch(self, number: int, span: Span) -> None:
-        data = self._directory.open_data(number)
-        try:
-            data.punch(span)
-        finally:
-            data.close()
+                data = self._directory.open_data(chunk.at.file)
+                try:
+                    self._directory.punch(data, [blocks])
+                finally:
+                    data.close()
 
     async def sweep(self) -> None:
-        """Give back the space of chunks of which a commit has left nothing."""
+        """Give back the space of blocks that a commit has outdated and nobody has written anew."""
         async with self._lock:
             stale, self._stale = self._stale, set()
-            victims: list[_Victim] = []
             for at in stale:
                 cached = self._numbers.get(at.file)
-                if cached is not None and not cached.chunk(at.number).blocks:
-                    if cached.is_free(at.number):
-                        victims.append(_Victim(Chunk(at, b"", 0), cached))
-                    else:
-                        self._stale.add(at)
-            await self._remove(victims)
+                if cached is None:
+                    continue
+                if not cached.is_free(at.number):
+                    self._stale.add(at)
+                    continue
+                gaps = cached.chunk(at.number).gaps()
+                cached.punching.add(at.number)
+                try:
+                    await self._run(partial(self._directory.punch, cached.data, gaps))
+                finally:
+                    cached.punching.discard(at.number)
 
     # Versions
 

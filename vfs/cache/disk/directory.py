@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -135,23 +136,28 @@ class CacheDirectory:
             if not blocks or not used:
                 self.remove(number)
                 del known[number]
-            elif used > blocks * self.block_bytes:
+            elif _may_have_more(used, blocks, self.block_bytes):
                 self._trim(number)
         return sum(known.values())
 
     def _trim(self, number: int) -> None:
-        """Free all of a data file but the chunks that are in the index."""
-        chunk_bytes = CHUNK_BLOCKS * self.block_bytes
+        """Free all of a data file but the blocks that are in the index."""
+        chunks = self.index.chunks(number)
         data = self.open_data(number)
         try:
             at = 0
-            for chunk in self.index.chunks(number):
-                start = chunk.at.number * chunk_bytes
-                data.punch(Span(at, start))
-                at = start + chunk_bytes
-            data.cut(at)
+            for chunk in chunks:
+                first = chunk.at.number * CHUNK_BLOCKS
+                self.punch(data, [range(at, first), *chunk.gaps()])
+                at = first + CHUNK_BLOCKS
+            data.cut(at * self.block_bytes)
         finally:
             data.close()
+
+    def punch(self, data: DataFile, gaps: Iterable[range]) -> None:
+        """Give back the space of blocks."""
+        for gap in gaps:
+            data.punch(Span(gap.start * self.block_bytes, gap.stop * self.block_bytes))
 
     def data_path(self, number: int) -> Path:
         """Return where a file's blocks lie."""
@@ -175,6 +181,16 @@ class CacheDirectory:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+def _may_have_more(used_bytes: int, blocks: int, block_bytes: int) -> bool:
+    """Tell whether a data file may have blocks that are not in the index.
+
+    As many bytes may still be others. But of thousands of small files, of which the last block is
+    less than one, not each is looked into.
+    """
+    indexed = blocks * block_bytes
+    return used_bytes > indexed or (used_bytes < indexed and blocks > CHUNK_BLOCKS)
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -13,8 +13,10 @@ back so is found out by its checksums.
 """
 
 import sqlite3
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +47,36 @@ class ChunkId(NamedTuple):
     number: int
 
 
+ABSENT = 0
+_WORDS = struct.Struct(f"<{CHUNK_BLOCKS}I")
+
+
 class Chunk(NamedTuple):
     """What the index says of a chunk."""
 
     at: ChunkId
     sums: bytes
     blocks: int  # how many are there
+
+    @classmethod
+    def of(cls, at: ChunkId, sums: Sequence[int]) -> "Chunk":
+        """Return a chunk with the checksums of its blocks, `ABSENT` where there is none."""
+        words = [*sums, *[ABSENT] * (CHUNK_BLOCKS - len(sums))]
+        return cls(at, _WORDS.pack(*words), CHUNK_BLOCKS - words.count(ABSENT))
+
+    def words(self) -> tuple[int, ...]:
+        """Return the checksums of all its blocks."""
+        return _WORDS.unpack(self.sums)
+
+    def gaps(self) -> list[range]:
+        """Return the blocks of the file that are not there."""
+        first = self.at.number * CHUNK_BLOCKS
+        found: list[range] = []
+        for absent, group in groupby(enumerate(self.words(), first), lambda one: one[1] == ABSENT):
+            numbers = [number for number, _ in group]
+            if absent:
+                found.append(range(numbers[0], numbers[-1] + 1))
+        return found
 
 
 class Index:

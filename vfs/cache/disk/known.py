@@ -5,7 +5,6 @@ Four bytes a block in a mapping of their own, of which only touched pages cost m
 """
 
 import mmap
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -13,10 +12,8 @@ from itertools import groupby
 import xxhash
 
 from vfs.cache.disk.data import DataFile
-from vfs.cache.disk.index import CHUNK_BLOCKS, Chunk, ChunkId
+from vfs.cache.disk.index import ABSENT, CHUNK_BLOCKS, Chunk, ChunkId
 
-_WORDS = struct.Struct(f"<{CHUNK_BLOCKS}I")
-_ABSENT = 0
 _PAGE_BLOCKS = 1024  # whose checksums are a page of memory
 
 
@@ -40,15 +37,15 @@ class CachedFile:
         self.retired = False  # its data file belongs to a newer version, or is gone
         for chunk in chunks:
             base = chunk.at.number * CHUNK_BLOCKS
-            for block, sum_ in enumerate(_WORDS.unpack(chunk.sums), base):
-                if sum_ != _ABSENT and block < blocks:
+            for block, sum_ in enumerate(chunk.words(), base):
+                if sum_ != ABSENT and block < blocks:
                     self._sums[block] = sum_
 
     # What is there
 
     def has(self, block: int) -> bool:
         """Tell whether a block is there."""
-        return block < self.blocks and self._sums[block] != _ABSENT
+        return block < self.blocks and self._sums[block] != ABSENT
 
     def is_proved(self, first: int, last: int) -> bool:
         """Tell whether all these blocks are there and were compared with their checksums."""
@@ -72,7 +69,7 @@ class CachedFile:
         if self.retired:
             return new
         for block, sum_ in zip(blocks, sums, strict=True):
-            new += self._sums[block] == _ABSENT
+            new += self._sums[block] == ABSENT
             self._sums[block] = sum_
             self._proved[block] = 1
         return new
@@ -87,7 +84,7 @@ class CachedFile:
         gone = 0
         for block in blocks:
             if not self.retired and self.has(block):
-                self._sums[block] = _ABSENT
+                self._sums[block] = ABSENT
                 self._proved[block] = 0
                 gone += 1
         return gone
@@ -95,10 +92,8 @@ class CachedFile:
     def chunk(self, number: int) -> Chunk:
         """Return what the index is to say of a chunk."""
         base = number * CHUNK_BLOCKS
-        words = self._sums[base : base + CHUNK_BLOCKS].tolist()
-        words += [_ABSENT] * (CHUNK_BLOCKS - len(words))
-        blocks = CHUNK_BLOCKS - words.count(_ABSENT)
-        return Chunk(ChunkId(self.number, number), _WORDS.pack(*words), blocks)
+        sums = self._sums[base : base + CHUNK_BLOCKS].tolist()
+        return Chunk.of(ChunkId(self.number, number), sums)
 
     # Who uses it
 

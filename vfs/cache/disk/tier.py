@@ -57,8 +57,13 @@ class DiskTier:
         self._catalogue: Catalogue | None = None  # None while the disk is left alone
         self._closing: list[Catalogue] = []  # failed, and perhaps still in use
         self._threads = trio.CapacityLimiter(READERS)
-        self._backlog_bytes = 0
+        self.backlog_bytes = 0  # of blocks that wait to be written
         self._offer, self._offered = trio.open_memory_channel[Fill](math.inf)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the disk is read and written now."""
+        return self._catalogue is not None
 
     @property
     def used_bytes(self) -> int:
@@ -136,7 +141,10 @@ class DiskTier:
             count = os.preadv(cached.data.fd, [buffer], span.start, os.RWF_NOWAIT)
         except OSError:  # not in the page cache; or a file system that cannot tell
             return None
-        return buffer if self._count(cached, span, count) else None
+        if count < span.size:  # some of it is not
+            return None
+        self._hit(cached, span)
+        return buffer
 
     def has(self, file: FileVersion, span: Span) -> bool:
         """Tell whether `read_small` is worth a try."""
@@ -160,7 +168,11 @@ class DiskTier:
             return None
         finally:
             cached.let_go(chunks)
-        return buffer if self._count(cached, span, count) else None
+        if count < span.size:  # somebody has cut the file: what is there cannot be trusted
+            catalogue.drop(cached, self._blocks(span))
+            return None
+        self._hit(cached, span)
+        return buffer
 
     def _blocks(self, span: Span) -> range:
         return range(span.start // self.block_bytes, (span.stop - 1) // self.block_bytes + 1)
@@ -172,26 +184,21 @@ class DiskTier:
             return cached
         return None
 
-    def _count(self, cached: CachedFile, span: Span, count: int) -> bool:
-        if count < span.size:  # somebody has cut the file: what is there cannot be trusted
-            if self._catalogue is not None:
-                self._catalogue.drop(cached, self._blocks(span))
-            return False
+    def _hit(self, cached: CachedFile, span: Span) -> None:
         self.hits += 1
         if self._catalogue is not None:
             self._catalogue.touch(cached, chunks_of(self._blocks(span)))
-        return True
 
     # Filling
 
     def keep(self, fill: Fill) -> None:
         """Write blocks some time later, if the disk keeps up."""
         size = len(fill.blocks) * self.block_bytes
-        if self._catalogue is None or not self.health.may_fill(self._backlog_bytes, size):
+        if self._catalogue is None or not self.health.may_fill(self.backlog_bytes, size):
             self.skipped += len(fill.blocks)
             fill.done()
             return
-        self._backlog_bytes += size
+        self.backlog_bytes += size
         self._offer.send_nowait(fill)
 
     async def _fill(self) -> None:
@@ -205,7 +212,7 @@ class DiskTier:
                 if not self.health.is_full(error) and catalogue is not None:
                     self._fail(catalogue, error)
             finally:
-                self._backlog_bytes -= len(fill.blocks) * self.block_bytes
+                self.backlog_bytes -= len(fill.blocks) * self.block_bytes
                 fill.done()
 
     async def _write(self, catalogue: Catalogue, fill: Fill) -> bool:
