@@ -77,7 +77,8 @@ def carry_out(work: Work, rounds: int) -> Result:
         for number in range(rounds):
             shift = number % len(contenders)  # nobody always comes first
             for contender in contenders[shift:] + contenders[:shift]:
-                take_turn(contender, result, f"{work.name} {number + 1}/{rounds}")
+                label = f"{work.name} {number + 1}/{rounds}"
+                take_turn(contender, result, label, work.bench.size_bytes)
         result.verdicts = work.judge(result.rows)
     except BenchError as error:
         result.failure = str(error)
@@ -86,9 +87,10 @@ def carry_out(work: Work, rounds: int) -> Result:
     return result
 
 
-def take_turn(contender: Contender, result: Result, label: str) -> None:
+def take_turn(contender: Contender, result: Result, label: str, size_bytes: int) -> None:
     """Measure once; another program that cannot do it is told of, and does not spoil ours."""
     result.loads.append(round(os.getloadavg()[0], 2))
+    machine.supply_pages(2 * size_bytes)  # of the mount, and of its stage or cache
     os.sync()  # what the one before wrote must not be written in this one's time
     try:
         sample = contender.turn()

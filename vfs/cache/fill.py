@@ -9,7 +9,6 @@ SSD tier has comes from there; what the store had to be asked for is offered to 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import pairwise
 
 import trio
@@ -195,6 +194,40 @@ class Fetcher:
                 fetch.error = VfsError("the read was cancelled", key=file.pin.key)
             fetch.done.set()
 
+    @property
+    def disk(self) -> DiskTier | None:
+        """The SSD tier; None where nothing is kept on disk."""
+        return self._disk
+
+    async def to_disk(self, file: FileVersion, blocks: range) -> int:
+        """Fetch blocks that the disk does not have, past the RAM tier; return their bytes.
+
+        At most as many as fit into one request. They are written, or given up, when this returns.
+        Errors: StaleError, and what the store raises.
+        """
+        disk = self._disk
+        if disk is None:
+            return 0
+        runs = await disk.missing(file, blocks)
+        count = sum(len(run) for run in runs)
+        async with self._room(count):
+            for run in runs:
+                frames = [await self._cache.take_waiting() for _ in run]
+                written = trio.Event()
+                try:
+                    await self._fetch_run(file, run, frames)
+                    self._offer(disk, file, run, frames, waiting=written)
+                    await written.wait()
+                finally:
+                    self._release(frames)
+        size = self.block_bytes
+        return sum(min(run.stop * size, file.size) - run.start * size for run in runs)
+
+    def forget(self, file: FileVersion) -> None:
+        """Let the blocks of a file go that nobody is reading."""
+        for number in self._cache.blocks_of(file.identity):
+            self._cache.drop(BlockKey(file.identity, number))
+
     async def _fill(self, file: FileVersion, blocks: range, frames: list[Frame]) -> None:
         """Fill frames, from the disk as far as it has their blocks."""
         disk = self._disk
@@ -202,26 +235,45 @@ class Fetcher:
         if disk is not None:
             missing = await disk.read(file, blocks, [frame.view for frame in frames])
         async with open_tasks() as nursery:
-            for run in missing[1:]:
-                nursery.start_soon(self._fill_from_store, file, run, blocks.start, frames)
-            for run in missing[:1]:
-                await self._fill_from_store(file, run, blocks.start, frames)
+            for run in missing:
+                own = frames[run.start - blocks.start : run.stop - blocks.start]
+                nursery.start_soon(self._fetch_run, file, run, own)
+        if disk is not None:
+            for run in missing:
+                own = frames[run.start - blocks.start : run.stop - blocks.start]
+                self._offer(disk, file, run, own)
 
-    async def _fill_from_store(
-        self, file: FileVersion, run: range, first: int, frames: list[Frame]
-    ) -> None:
+    async def _fetch_run(self, file: FileVersion, run: range, frames: Sequence[Frame]) -> None:
+        """Fill frames from the store."""
         size = self.block_bytes
         span = Span(run.start * size, min(run.stop * size, file.size))
-        own = frames[run.start - first : run.stop - first]
-        pieces = zip(own, span.pieces(size), strict=True)
+        pieces = zip(frames, span.pieces(size), strict=True)
         await self._fetch(file, span, [frame.view[: piece.size] for frame, piece in pieces])
-        if self._disk is not None:
-            for frame in own:
-                self._cache.hold(frame)
-            done = partial(self._release, own)
-            self._disk.keep(Fill(file, run, [frame.view for frame in own], done))
 
-    def _release(self, frames: list[Frame]) -> None:
+    def _offer(
+        self,
+        disk: DiskTier,
+        file: FileVersion,
+        run: range,
+        frames: Sequence[Frame],
+        waiting: trio.Event | None = None,
+    ) -> None:
+        """Let the disk keep what the store had to be asked for; the frames stay until it has.
+
+        With somebody `waiting` for it, it is not left out because the disk is slow.
+        """
+        for frame in frames:
+            self._cache.hold(frame)
+
+        def done() -> None:
+            self._release(frames)
+            if waiting is not None:
+                waiting.set()
+
+        views = [frame.view for frame in frames]
+        disk.keep(Fill(file, run, views, done, patient=waiting is not None))
+
+    def _release(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             self._cache.release(frame)
 

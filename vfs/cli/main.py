@@ -33,6 +33,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "status": "Show what is mounted and how it does.",
         "flush": "Wait until what was written is stored.",
         "set": "Change options of a running mount.",
+        "warm": "Fetch files into the cache on disk.",
+        "evict": "Give back the space of files in the cache.",
         "cp": "Copy files to, from and between stores.",
         "ls": "List what is below a URL.",
         "stat": "Describe one object.",
@@ -44,8 +46,6 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 )
 LATER = (
     "doctor",
-    "warm",
-    "evict",
     "sync",
     "presign",
     "mb",

@@ -204,7 +204,8 @@ class _Run:
         if not objects.exists and self._where.key:
             raise NotFoundError(f"{self._where.url_of(self._where.key)}: nothing is there")
         for root in [] if checker.dry_run else objects.roots:
-            self.outcome.removed_digests += await remove_orphans(self._store, root)
+            removed = await remove_orphans(self._store, root)
+            self.outcome.removed_digests += removed
 
 
 def find_mounted(where: Location) -> tuple[Location, Key | None]:

@@ -21,6 +21,7 @@ from vfs.daemon.assembly import Mount, open_mount
 from vfs.daemon.interpreter import tune_interpreter
 from vfs.daemon.report import Report
 from vfs.daemon.settings import apply, current, read_settings
+from vfs.daemon.warming import Warming
 from vfs.errors import InvalidError, VfsError
 from vfs.fuse import session
 from vfs.fuse.ops import Operations
@@ -83,11 +84,14 @@ class _Daemon:
                 str(self._context.stage.path),
             ),
         )
+        warming = Warming(self._mount)
         verbs: dict[str, Verb] = {
             "status": self._status,
             "flush": self._flush,
             "umount": self._umount,
             "set": self._set,
+            "warm": warming.warm,
+            "evict": warming.evict,
         }
         try:
             with session.mounted(operations, self._mountpoint, options, self._is_in_use):

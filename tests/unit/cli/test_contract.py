@@ -18,6 +18,8 @@ BUILT = {
     "status": ["--json", "--check", "--max-age", "MOUNTPOINT"],
     "flush": ["--timeout", "PATH"],
     "set": ["--json", "MOUNTPOINT", "NAME=VALUE..."],
+    "warm": ["--offset", "--length", "--json", "PATH..."],
+    "evict": ["--json", "PATH..."],
     "cp": ["--resume", "--checksum", "SRC", "DST", "--json"],
     "ls": ["--versions", "URL", "--json"],
     "stat": ["URL", "--json"],
@@ -40,8 +42,6 @@ BUILT = {
 NOT_BUILT = [
     "doctor --write-test s3://b",
     "doctor --print-policy NAME",
-    "warm PATH",
-    "evict PATH",
     "sync --delete --dry-run SRC DST",
     "presign URL",
     "mb --region R URL",

@@ -260,14 +260,15 @@ class Catalogue:
             self._directory.data_path(other).unlink(missing_ok=True)
         return sum(gone.values())
 
-    async def forget(self, file: FileVersion) -> None:
-        """Give back all space of a file that nobody is using just now."""
+    async def forget(self, file: FileVersion) -> int:
+        """Give back all blocks of a file that nobody is using just now; return how many."""
         cached = await self.load(file)
         async with self._lock:
             await self._settle()
             chunks = await self._run(lambda: self._directory.index.chunks(cached.number))
             free = [chunk for chunk in chunks if cached.is_free(chunk.at.number)]
             await self._remove([_Victim(chunk, cached) for chunk in free])
+            return sum(chunk.blocks for chunk in free)
 
     @property
     def is_used(self) -> bool:

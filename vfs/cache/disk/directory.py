@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vfs.cache.disk.data import DataFile
+from vfs.cache.disk.health import is_damage, reason_of
 from vfs.cache.disk.index import CHUNK_BLOCKS, Index
 from vfs.errors import DeniedError, UnsupportedError
 from vfs.holes import punch_hole
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 DIRECTORY_VERSION = 1
 _OWNER_ONLY = 0o700
+INDEX_ERRORS = (sqlite3.Error, ValueError, TypeError, OverflowError)
+"""What reading a damaged index may raise."""
 _SECTOR_BYTES = 512  # st_blocks counts in these
 
 
@@ -46,8 +49,8 @@ class CacheDirectory:
             raise sqlite3.ProgrammingError("the index is closed")
         return self._index
 
-    def open(self) -> int:
-        """Take the directory over; return how many blocks it holds.
+    def open(self, *, anew: bool = False) -> int:
+        """Take the directory over; return how many blocks it holds, none if it is made anew.
 
         Errors: BusyError with the owner's pid; DeniedError for a directory that is not ours;
         MetadataError for a newer format; UnsupportedError where parts of files cannot be freed;
@@ -62,7 +65,7 @@ class CacheDirectory:
                 what="the cache",
                 remedy="only one mount can keep it; give this one another cache_dir",
             )
-            return self._open_index()
+            return self._open_index(anew=anew)
         except BaseException:
             self.close()
             raise
@@ -80,18 +83,20 @@ class CacheDirectory:
                 )
             made.chmod(_OWNER_ONLY)
 
-    def _open_index(self) -> int:
+    def _open_index(self, *, anew: bool) -> int:
         self._check_holes()
+        if anew:
+            self.clear()
+            return 0
         path = self.path / "index.db"
         try:
             self._index = Index(path, self.block_bytes)
             return self._reconcile()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+        except INDEX_ERRORS as error:
+            if not is_damage(error):
                 raise
-            log.warning(
-                "the cache index %s cannot be used (%s): the cache starts empty", path, error
-            )
+            reason = reason_of(error)
+            log.warning("the cache index %s cannot be used (%s): it starts empty", path, reason)
         self.clear()
         return 0
 
@@ -191,17 +196,3 @@ def _may_have_more(used_bytes: int, blocks: int, block_bytes: int) -> bool:
     """
     indexed = blocks * block_bytes
     return used_bytes > indexed or (used_bytes < indexed and blocks > CHUNK_BLOCKS)
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Tell damage from a disk that is full, read-only or fails: those leave the index alone."""
-    passing = (
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    )
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-    return code & 0xFF not in passing

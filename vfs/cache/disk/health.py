@@ -20,11 +20,23 @@ READ_FAILURES = 3
 BACKLOG_BYTES = 32 * MIB
 """Blocks that wait to be written, in frames that nobody else can have meanwhile."""
 
+_PASSING = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_MISUSE,
+)
+"""Result codes that say nothing of the index itself (www.sqlite.org/rescode.html)."""
+
 
 class Health:
     """What happened to the disk lately."""
 
-    errors = (OSError, sqlite3.Error)
+    errors = (OSError, sqlite3.Error, ValueError, TypeError, OverflowError)
+    """What a disk, or an index that somebody has damaged, may raise."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,6 +44,9 @@ class Health:
         self._full_until_s = -math.inf
         self._failed_reads = 0
         self._told = ""  # the last message about a failure
+        self._damaged = 0  # blocks
+        self._told_damage_s = -math.inf
+        self.is_damaged = False  # the index cannot be trusted: everything is to be made anew
 
     def opened(self) -> None:
         """Take note that the directory is in use."""
@@ -42,9 +57,10 @@ class Health:
 
     def failed(self, error: Exception) -> None:
         """Take note that the disk is left alone from now on."""
+        self.is_damaged = is_damage(error)
         self._retry_s = trio.current_time() + RETRY_S
         self._tell(
-            f"the cache directory {self._path} fails ({_reason(error)}): it is not used for now,"
+            f"the cache directory {self._path} fails ({reason_of(error)}): it is not used for now,"
             " everything is read from the store"
         )
 
@@ -68,8 +84,16 @@ class Health:
         return self._failed_reads >= READ_FAILURES
 
     def damaged(self, key: str) -> None:
-        """Tell of a block that is not what was written."""
-        log.warning("the cache has a damaged block of %r: it is fetched again", key)
+        """Tell of a block that is not what was written; of many, in one line a minute."""
+        self._damaged += 1
+        now = trio.current_time()
+        if now - self._told_damage_s >= RETRY_S:
+            log.warning(
+                "the cache has damaged blocks, %d so far, the latest of %r: they are fetched again",
+                self._damaged,
+                key,
+            )
+            self._told_damage_s = now
 
     def is_full(self, error: Exception) -> bool:
         """Tell whether the disk had no room, which is no failure; nothing is kept for a while."""
@@ -93,5 +117,15 @@ class Health:
         return backlog_bytes + size <= BACKLOG_BYTES and trio.current_time() >= self._full_until_s
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def is_damage(error: Exception) -> bool:
+    """Tell damage of the index from a disk that is full, read-only, gone or fails."""
+    if isinstance(error, OSError):
+        return False
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return not isinstance(code, int) or code & 0xFF not in _PASSING
+
+
+def reason_of(error: Exception) -> str:
+    """Return what to tell of an error, in one line whatever a damaged index makes SQLite say."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return "".join(char if char.isprintable() else "?" for char in said)

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -41,6 +42,7 @@ class Fill:
     blocks: range
     frames: Sequence[memoryview]
     done: Callable[[], None]
+    patient: bool = False  # written however many wait
 
 
 class DiskTier:
@@ -77,12 +79,8 @@ class DiskTier:
     ) -> list[range]:
         """Fill the frames of blocks that are there; return which are not."""
         catalogue = self._catalogue
-        if catalogue is None:
-            return [blocks]
-        try:
-            cached = await catalogue.load(file)
-        except self.health.errors as error:
-            self._fail(catalogue, error)
+        cached = await self._load(catalogue, file)
+        if catalogue is None or cached is None:
             return [blocks]
         missing: list[range] = []
         for there, run in list(cached.runs(blocks)):
@@ -92,6 +90,22 @@ class DiskTier:
             else:
                 missing.append(run)
         return missing
+
+    async def _load(self, catalogue: Catalogue | None, file: FileVersion) -> CachedFile | None:
+        if catalogue is None:
+            return None
+        try:
+            return await catalogue.load(file)
+        except self.health.errors as error:
+            self._fail(catalogue, error)
+            return None
+
+    async def missing(self, file: FileVersion, blocks: range) -> list[range]:
+        """Return which blocks are not there."""
+        cached = await self._load(self._catalogue, file)
+        if cached is None:
+            return [blocks]
+        return [run for there, run in cached.runs(blocks) if not there]
 
     async def _read_run(
         self,
@@ -194,7 +208,9 @@ class DiskTier:
     def keep(self, fill: Fill) -> None:
         """Write blocks some time later, if the disk keeps up."""
         size = len(fill.blocks) * self.block_bytes
-        if self._catalogue is None or not self.health.may_fill(self.backlog_bytes, size):
+        if self._catalogue is None or not self.health.may_fill(
+            0 if fill.patient else self.backlog_bytes, size
+        ):
             self.skipped += len(fill.blocks)
             fill.done()
             return
@@ -246,13 +262,16 @@ class DiskTier:
         if self._catalogue is not None:
             self._catalogue.hand_over(old, new, changed)
 
-    async def forget(self, file: FileVersion) -> None:
-        """Give back the space of a file."""
-        if self._catalogue is not None:
-            try:
-                await self._catalogue.forget(file)
-            except self.health.errors as error:
-                self._fail(self._catalogue, error)
+    async def forget(self, file: FileVersion) -> int:
+        """Give back the space of a file; return the bytes of its blocks."""
+        catalogue = self._catalogue
+        if catalogue is None:
+            return 0
+        try:
+            return await catalogue.forget(file) * self.block_bytes
+        except self.health.errors as error:
+            self._fail(catalogue, error)
+            return 0
 
     # Life
 
@@ -269,7 +288,9 @@ class DiskTier:
         """
         directory = CacheDirectory(self._path, self._url, self.block_bytes)
         try:
-            blocks = await trio.to_thread.run_sync(directory.open)
+            blocks = await trio.to_thread.run_sync(
+                partial(directory.open, anew=self.health.is_damaged)
+            )
         except (BusyError, MetadataError, UnsupportedError) as error:
             self.health.refused(error, retry=isinstance(error, BusyError))
         except self.health.errors as error:
