@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tests.support.tree import put, shell_on
-from vfs.values import MIB, Span
+from vfs.values import KIB, MIB, Span
 
 SIZE = 96 * MIB
 
@@ -49,4 +49,46 @@ async def test_pieces_of_blocks_that_lie_apart_are_put_together(store, tmp_path)
             start = pick.randrange(len(data))
             size = pick.randrange(1, 2 * MIB)
             assert await shell.pread(fd, start, size) == data[start : start + size]
+        await shell.close(fd)
+
+
+@pytest.mark.promise("S-read-8")
+async def test_a_reader_that_goes_down_costs_few_large_requests(store, tmp_path):
+    data = random.Random(3).randbytes(SIZE)
+    await put(store, "image", data)
+    async with shell_on(store, tmp_path, "memory=256M") as shell:
+        fd = await shell.open("image")
+        store.forget()
+        for piece in reversed(list(Span(0, SIZE).pieces(128 * KIB))):
+            assert await shell.pread(fd, piece.start, piece.size) == data[piece.start : piece.stop]
+        assert sum(call.size for call in store.asked("read")) == SIZE
+        assert store.count("read") <= 60
+        await shell.close(fd)
+
+
+@pytest.mark.promise("S-read-8")
+async def test_small_reads_at_random_fetch_the_blocks_that_they_touch(store, tmp_path):
+    data = random.Random(4).randbytes(SIZE)
+    await put(store, "image", data)
+    async with shell_on(store, tmp_path, "memory=256M") as shell:
+        fd = await shell.open("image")
+        store.forget()
+        pick = random.Random(5)
+        starts = [pick.randrange(SIZE // (4 * KIB)) * 4 * KIB for _ in range(200)]
+        for start in starts:
+            assert await shell.pread(fd, start, 4 * KIB) == data[start : start + 4 * KIB]
+        touched = {start // (128 * KIB) for start in starts}
+        assert sum(call.size for call in store.asked("read")) == len(touched) * 128 * KIB
+        await shell.close(fd)
+
+
+async def test_a_reader_with_strides_is_not_fetched_what_lies_between(store, tmp_path):
+    data = random.Random(6).randbytes(SIZE)
+    await put(store, "image", data)
+    async with shell_on(store, tmp_path, "memory=256M") as shell:
+        fd = await shell.open("image")
+        store.forget()
+        for start in range(0, SIZE, MIB):
+            assert await shell.pread(fd, start, 4 * KIB) == data[start : start + 4 * KIB]
+        assert sum(call.size for call in store.asked("read")) == SIZE // MIB * 128 * KIB
         await shell.close(fd)

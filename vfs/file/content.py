@@ -143,9 +143,10 @@ class Content:
         base, staged = self.base, self.staged
         if base is None or not span:
             return history
-        history, ahead = advance(history, span, self._fetcher.ahead_bytes())
-        if ahead and (staged is None or not staged.present.covers(ahead)):
-            self._fetcher.prefetch(base, ahead)
+        history, wanted = advance(history, span, self._fetcher.ahead_bytes(), self.size)
+        for ahead in wanted:
+            if staged is None or not staged.present.covers(ahead):
+                self._fetcher.prefetch(base, ahead)
         return history
 
     async def read(self, span: Span) -> bytes | memoryview:

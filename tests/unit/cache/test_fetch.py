@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from vfs.cache.fill import REQUEST_BYTES, open_fetcher
-from vfs.cache.ram import BlockKey, RamCache
+from vfs.cache.ram import RamCache
 from vfs.errors import StaleError, TransientError
 from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
@@ -200,61 +200,6 @@ async def test_cancelled_readers_leave_their_turn_to_others(autojump_clock):
                 nursery.start_soon(read, index, patience)
         assert len(done) == 60
         assert bytes(await fetcher.read(file, Span(0, 10))) == source.data[:10]
-
-
-async def test_a_cancelled_wait_for_a_frame_passes_its_turn_on(autojump_clock):
-    cache = RamCache(BLOCK, BLOCK)
-    held = cache.take()
-    got = []
-    scopes = []
-
-    async def wait(index):
-        with trio.CancelScope() as scope:
-            scopes.append(scope)
-            frame = await cache.take_waiting()
-            got.append(index)
-            cache.release(frame)
-
-    async with trio.open_nursery() as nursery:
-        for index in range(3):
-            nursery.start_soon(wait, index)
-            await wait_all_tasks_blocked()
-        cache.release(held)  # wakes the first, which is cancelled before it runs
-        scopes[0].cancel()
-    assert sorted(got) in ([1, 2], [0, 1, 2])
-
-
-async def test_a_waiter_that_gave_up_is_not_woken_in_place_of_another(autojump_clock):
-    cache = RamCache(BLOCK, BLOCK)
-    held = cache.take()
-    with trio.move_on_after(1):
-        await cache.take_waiting()
-    got = []
-
-    async def wait():
-        cache.release(await cache.take_waiting())
-        got.append(True)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        cache.release(held)
-    assert got == [True]
-
-
-async def test_the_least_recently_used_block_goes_first():
-    cache = RamCache(2 * BLOCK, BLOCK)
-    for number in (0, 1):
-        frame = cache.take()
-        cache.keep(BlockKey("a", number), frame)
-        cache.release(frame)
-    assert cache.get(BlockKey("a", 0)) is not None
-    frame = cache.take()
-    cache.keep(BlockKey("a", 2), frame)
-    cache.release(frame)
-    assert BlockKey("a", 0) in cache
-    assert BlockKey("a", 1) not in cache
-    assert cache.used_bytes == cache.limit_bytes
 
 
 async def test_a_commit_hands_over_the_blocks_that_it_left_alone(autojump_clock):
