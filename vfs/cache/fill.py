@@ -7,6 +7,7 @@ SSD tier has comes from there; what the store had to be asked for is offered to 
 """
 
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -54,7 +55,7 @@ class Fetcher:
         self._held_frames = 0
         self.readers = 0  # open handles that read
         self.most_ahead_bytes = 64 * MIB
-        self._room_made = trio.Event()
+        self._turns: deque[tuple[trio.Event, int]] = deque()  # who waits, for how many frames
         self.block_bytes = cache.block_bytes
 
     async def read(self, file: FileVersion, span: Span) -> bytes | memoryview:
@@ -98,21 +99,40 @@ class Fetcher:
 
     @asynccontextmanager
     async def _room(self, frames: int) -> AsyncGenerator[None]:
-        """Admit a reader that may hold frames while it waits for others.
+        """Admit a reader that may hold frames while it waits for others, in the order of arrival.
 
         All readers together hold at most half of the arena, so that some frame can always be taken
         and no two readers wait for what the other holds.
         """
-        most = max(self._cache.frame_count // 2, 1)
-        while self._held_frames and self._held_frames + frames > most:
-            await self._room_made.wait()
-        self._held_frames += frames
+        turn = trio.Event()
+        self._turns.append((turn, frames))
+        self._admit()
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self._leave(frames)
+            else:
+                self._turns.remove((turn, frames))
+            raise
         try:
             yield
         finally:
-            self._held_frames -= frames
-            self._room_made.set()
-            self._room_made = trio.Event()
+            self._leave(frames)
+
+    def _leave(self, frames: int) -> None:
+        self._held_frames -= frames
+        self._admit()
+
+    def _admit(self) -> None:
+        most = max(self._cache.frame_count // 2, 1)
+        while self._turns:
+            turn, frames = self._turns[0]
+            if self._held_frames and self._held_frames + frames > most:
+                return
+            self._held_frames += frames
+            self._turns.popleft()
+            turn.set()
 
     async def _hold_all(
         self, file: FileVersion, span: Span, keys: Sequence[BlockKey], held: list[Frame]
@@ -138,8 +158,8 @@ class Fetcher:
             raise fetch.error.with_traceback(None)
 
     def ahead_bytes(self) -> int:
-        """Return how far one reader may read ahead now: its share of what is free."""
-        share = self._cache.frame_count // (2 * max(self.readers, 1))
+        """Return how far one reader may read ahead now: its share, one block at least."""
+        share = max(self._cache.frame_count // (2 * max(self.readers, 1)), 1)
         return min(share * self.block_bytes, self.most_ahead_bytes)
 
     def prefetch(self, file: FileVersion, span: Span) -> None:
