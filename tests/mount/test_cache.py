@@ -184,3 +184,14 @@ def test_two_mounts_share_a_cache_directory(directory, tmp_path):
             twin.expect_log(f"in use by process {first.status()['pid']}: only one mount can keep")
             assert same(twin, directory)
             assert cached(twin) == 0
+
+
+def test_what_was_written_is_there_without_being_fetched(directory):
+    with mounted(directory, *OPTIONS) as mount:
+        data = os.urandom(20 * MIB + 77)
+        (mount.path / "new").write_bytes(data)
+        wait_until(lambda: cached(mount) >= len(data), "the stage has handed it over")
+        mount.remount(fresh=False)
+        before = fetched(mount)
+        assert (mount.path / "new").read_bytes() == data
+        assert fetched(mount) == before

@@ -3,11 +3,12 @@
 import os
 import stat
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
 
+from vfs.cache.disk.tier import DiskTier, open_tier
 from vfs.config import load_config
 from vfs.daemon.assembly import Mount, open_tree
 from vfs.errors import NotFoundError, StaleError, WrongKindError
@@ -28,27 +29,42 @@ RDWR = os.O_RDWR
 
 @asynccontextmanager
 async def tree_on(
-    store: Store, stage_dir: Path, *options: str, stage_bytes: int = 1 << 30
+    store: Store,
+    stage_dir: Path,
+    *options: str,
+    stage_bytes: int = 1 << 30,
+    cache_bytes: int = 0,
 ) -> AsyncGenerator[Mount, None]:
-    """Build what a mount of `store` would be, with its stage below `stage_dir`."""
+    """Build what a mount of `store` would be, with its stage and its cache below `stage_dir`."""
     spec = load_config("mem://tree", ["memory=64M", *options], environ={})
     config = spec.config
     budget = StageBudget(stage_bytes, config.stage.stage_wait)
     stage = Stage(stage_dir / stage_name(store.url), store.url, budget)
     stage.open()
     try:
-        async with open_tree(store, stage, config, Metrics()) as mount:
-            yield mount
+        async with AsyncExitStack() as stack:
+            disk = None
+            if cache_bytes:
+                path, block = stage_dir / "cache", config.cache.block_size
+                tier = DiskTier(path, store.url, cache_bytes, block)
+                disk = await stack.enter_async_context(open_tier(tier))
+            tree = open_tree(store, stage, config, Metrics(), disk)
+            yield await stack.enter_async_context(tree)
     finally:
         stage.close()
 
 
 @asynccontextmanager
 async def shell_on(
-    store: Store, stage_dir: Path, *options: str, stage_bytes: int = 1 << 30
+    store: Store,
+    stage_dir: Path,
+    *options: str,
+    stage_bytes: int = 1 << 30,
+    cache_bytes: int = 0,
 ) -> AsyncGenerator["Shell", None]:
     """Build a tree and speak to it by paths; a clean end stores everything, as an unmount does."""
-    async with tree_on(store, stage_dir, *options, stage_bytes=stage_bytes) as mount:
+    sizes = {"stage_bytes": stage_bytes, "cache_bytes": cache_bytes}
+    async with tree_on(store, stage_dir, *options, **sizes) as mount:
         shell = Shell(mount)
         yield shell
         await shell.drain()

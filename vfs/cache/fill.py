@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES = 4 * MIB
 """Largest single request: large enough that its cost is the bytes, small enough to overlap many."""
 
+ReadStored = Callable[[FileVersion, Span, memoryview], Awaitable[bool]]
+"""Fills a buffer with stored bytes that are still at hand; False when they are not."""
+
 Fetch = Callable[[FileVersion, Span, Sequence[memoryview]], Awaitable[None]]
 """Fills the buffers with exactly the bytes of a span of a file version."""
 
@@ -166,7 +169,7 @@ class Fetcher:
         """Start fetching what is missing of a span, as far as frames can be had now."""
         run: list[Frame] = []
         first = 0
-        most = max(REQUEST_BYTES // self.block_bytes, 1)
+        most = self.request_blocks
         for index in self._blocks(span.clip(Span(0, file.size))):
             key = BlockKey(file.identity, index)
             missing = key not in self._cache and key not in self._pending
@@ -242,6 +245,33 @@ class Fetcher:
                     self._release(frames)
         size = self.block_bytes
         return sum(min(run.stop * size, file.size) - run.start * size for run in runs)
+
+    async def adopt(self, file: FileVersion, blocks: range, read: ReadStored) -> None:
+        """Let the disk keep blocks that were just stored and are still at hand."""
+        disk, size = self._disk, self.block_bytes
+        if disk is None or not blocks:
+            return
+        async with self._room(len(blocks)):
+            frames = [await self._cache.take_waiting() for _ in blocks]
+            try:
+                span = Span(blocks.start * size, min(blocks.stop * size, file.size))
+                for frame, piece in zip(frames, span.pieces(size), strict=True):
+                    if not await read(file, piece, frame.view[: piece.size]):
+                        return
+                written = trio.Event()
+                self._offer(disk, file, blocks, frames, waiting=written)
+                await written.wait()
+            finally:
+                self._release(frames)
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something beside the fetches, as long as they run."""
+        self._nursery.start_soon(work)
+
+    @property
+    def request_blocks(self) -> int:
+        """How many blocks the largest request has."""
+        return max(REQUEST_BYTES // self.block_bytes, 1)
 
     def forget(self, file: FileVersion) -> None:
         """Let the blocks of a file go that nobody is reading."""

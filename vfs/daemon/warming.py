@@ -8,7 +8,6 @@ import trio
 
 from vfs import names
 from vfs.cache.disk.tier import DiskTier
-from vfs.cache.fill import REQUEST_BYTES
 from vfs.control import Fields, Progress
 from vfs.daemon.assembly import Mount
 from vfs.errors import FullError, InvalidError, NotFoundError, UnsupportedError, WrongKindError
@@ -94,7 +93,7 @@ class Warming:
 
     async def _fetch(self, spans: list[tuple[FileVersion, Span]], count: _Count) -> None:
         size = self._fetcher.block_bytes
-        most = max(REQUEST_BYTES // size, 1)
+        most = self._fetcher.request_blocks
         turns = trio.Semaphore(REQUESTS)
 
         async def fetch(file: FileVersion, blocks: range) -> None:

@@ -13,6 +13,7 @@ import trio
 
 from vfs.cache.fill import Fetcher
 from vfs.errors import ConflictError, StaleError, VfsError
+from vfs.file.adoption import Adoption
 from vfs.file.frozen import FrozenContent
 from vfs.file.journal import FileJournal
 from vfs.file.owner import Owner
@@ -63,6 +64,7 @@ class Content:
         self.dirty_since_s: float | None = None
         self._changed_s = 0.0
         self._fetcher = fetcher
+        self._adoption = Adoption(fetcher, lambda: (self.base, self.staged), self._may_release)
         self._stage = stage
         self._staging = trio.Lock()
         self._draft: Draft | None = None
@@ -344,6 +346,7 @@ class Content:
             self.owner.committed(version)
         finally:
             staged.thaw(stored=stored)
+        self._adoption.note(frozen.changed)
         with suppress(VfsError):  # the store has it, and a restart asks the store
             if staged.log.promised:
                 # The attributes of the new version first: a restart that believes it stored would
@@ -399,8 +402,7 @@ class Content:
                 await self.journal.describe()
         finally:
             self._described_by -= 1
-            if not self.handles and not self.needs_commit:  # a commit has ended meanwhile
-                self.release_stage()
+            self._may_release()  # a commit has ended meanwhile
 
     def take_up(self, staged: StagedFile, state: StagedState) -> None:
         """Go on with what an earlier daemon has left; the next commit settles what became of it."""
@@ -482,7 +484,11 @@ class Content:
     def _is_used(self) -> bool:
         frozen = self.staged is not None and self.staged.is_frozen
         telling = (self._telling and not self.discarded) or self._described_by > 0
-        return frozen or telling or self.rescuing
+        return frozen or telling or self.rescuing or self._adoption.is_running
+
+    def _may_release(self) -> None:
+        if not self.handles and not self.needs_commit:
+            self.release_stage()
 
     def release_stage(self) -> None:
         """Let the staged bytes go when the store has them all and nobody writes."""

@@ -281,6 +281,14 @@ class StagedFile:
         """Whether a commit is reading."""
         return self._frozen is not None
 
+    def is_stored(self, span: Span) -> bool:
+        """Tell whether all bytes of a span are here, as the base version has them."""
+        return (
+            self.present.covers(span)
+            and not self.dirty.touches(span)
+            and not self._in_flight.overlaps(span)
+        )
+
     async def read_into(self, span: Span, buffer: memoryview) -> None:
         """Fill the buffer with bytes that are all present."""
         try:
