@@ -32,6 +32,7 @@ def read_bytes(store):
     return sum(call.size for call in store.asked("read", "image"))
 
 
+@pytest.mark.promise("S-read-9")
 async def test_what_was_written_is_read_from_the_disk_after_a_restart(store, tmp_path, pick):
     data = pick.randbytes(SIZE)
     async with shell_on(store, tmp_path, **CACHE) as shell:

@@ -1,10 +1,12 @@
 """What an earlier version wrote is read for ever; what a newer one wrote is refused, untouched."""
 
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
+from tests.support.cached import Source, opened
 from vfs.daemon.known import FORMAT_VERSION, recall, remember
 from vfs.errors import CorruptError, MetadataError
 from vfs.layout.digest import decode as decode_digest
@@ -155,3 +157,21 @@ def test_knowledge_that_is_newer_or_damaged_is_none(tmp_path, old, new):
 def test_knowledge_that_cannot_be_written_is_no_failure(tmp_path):
     remember(tmp_path / "missing", Features())
     assert recall(tmp_path / "missing") is None
+
+
+async def test_a_cache_of_version_1_is_read_without_asking_the_store(tmp_path):
+    shutil.copytree(V1 / "cache", tmp_path / "cache")
+    source = Source(1, 3 * 4096 + 100)
+    async with opened(tmp_path / "cache", source, block=4096) as reader:
+        assert await reader.asked() == 0
+
+
+async def test_a_cache_of_a_newer_version_is_left_untouched(tmp_path, expect_log):
+    expect_log("has format version 2; this program reads 1.*use the newer vfs")
+    shutil.copytree(V1 / "cache", tmp_path / "cache")
+    owner = tmp_path / "cache" / "owner"
+    owner.write_bytes(owner.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+    index = (tmp_path / "cache" / "index.db").read_bytes()
+    async with opened(tmp_path / "cache", Source(1, 100), block=4096) as reader:
+        assert await reader.asked() == 100
+    assert (tmp_path / "cache" / "index.db").read_bytes() == index

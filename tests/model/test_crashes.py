@@ -49,8 +49,8 @@ from vfs.layout import parts
 from vfs.spans import SpanSet
 from vfs.stage import disk
 from vfs.stage import log as stage_log
-from vfs.stage.file import log_path
 from vfs.stage.journal import replay
+from vfs.stage.log import log_path
 from vfs.stage.records import read_log, sync_directory
 from vfs.store.base import PartRules
 from vfs.store.memory import everything

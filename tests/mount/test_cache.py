@@ -111,6 +111,7 @@ def test_a_local_store_is_not_copied_to_a_local_disk_unless_asked(directory):
         assert mount.status()["cache"]["disk_limit"] == 0
 
 
+@pytest.mark.promise("S-read-9")
 @pytest.mark.rgw
 def test_a_remote_store_is_cached_by_default_and_survives_a_restart(mount_of_bucket):
     mount = mount_of_bucket
@@ -143,6 +144,7 @@ def test_a_kill_in_the_middle_of_filling_leaves_a_good_cache(directory):
             assert same(mount, directory)
 
 
+@pytest.mark.promise("S-read-10")
 def test_a_damaged_cache_gives_no_wrong_byte(directory):
     pick = random.Random(9)
     with mounted(directory, *OPTIONS) as mount:
@@ -160,6 +162,7 @@ def test_a_damaged_cache_gives_no_wrong_byte(directory):
             assert same(mount, directory)
 
 
+@pytest.mark.promise("S-read-10")
 def test_a_cache_that_is_deleted_meanwhile_costs_only_speed(directory):
     (directory.path / "images/other").write_bytes(b"other" * MIB)
     with mounted(directory, *OPTIONS) as mount:
@@ -170,6 +173,7 @@ def test_a_cache_that_is_deleted_meanwhile_costs_only_speed(directory):
         assert same(mount, directory)
 
 
+@pytest.mark.promise("S-read-11")
 def test_two_mounts_share_a_cache_directory(directory, tmp_path):
     """Of different stores each has a place of its own; of one store the second goes without."""
     (tmp_path / "second").mkdir()

@@ -24,9 +24,8 @@ from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.directory import STAGE_VERSION
 from vfs.stage.disk import stage_error
-from vfs.stage.file import LOG_SUFFIX
 from vfs.stage.journal import StagedState, replay
-from vfs.stage.log import KIND, boot_id
+from vfs.stage.log import KIND, LOG_SUFFIX, boot_id
 from vfs.stage.records import (
     LOG_VERSION,
     Record,

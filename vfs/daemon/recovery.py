@@ -10,7 +10,7 @@ import trio
 from vfs.daemon.leftovers import FoundStage, Leftover, hold
 from vfs.errors import MetadataError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion
-from vfs.stage.file import log_path
+from vfs.stage.log import log_path
 from vfs.stage.records import sync_directory
 from vfs.store.base import COMMIT_ID, ObjectInfo, Store, Upload
 from vfs.tasks import open_tasks

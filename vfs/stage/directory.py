@@ -25,8 +25,9 @@ from vfs.errors import DeniedError, FullError, VfsError
 from vfs.ownership import own
 from vfs.stage.budget import StageBudget
 from vfs.stage.disk import Disk, stage_error
-from vfs.stage.file import LOG_SUFFIX, StagedFile, log_path
+from vfs.stage.file import StagedFile
 from vfs.stage.journal import StagedState
+from vfs.stage.log import LOG_SUFFIX, log_path
 from vfs.stage.records import Record, RecordLog, sync_directory
 from vfs.store.base import Upload
 from vfs.values import MIB

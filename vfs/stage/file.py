@@ -36,18 +36,11 @@ from vfs.stage.journal import (
     stored_record,
     write_record,
 )
-from vfs.stage.log import FileLog
+from vfs.stage.log import FileLog, log_path
 from vfs.stage.records import Record
 from vfs.values import Span
 
 log = logging.getLogger(__name__)
-
-LOG_SUFFIX = ".log"
-
-
-def log_path(path: Path) -> Path:
-    """Return where the journal of a staged file lies."""
-    return path.with_suffix(LOG_SUFFIX)
 
 
 class StagedFile:
@@ -283,11 +276,8 @@ class StagedFile:
 
     def is_stored(self, span: Span) -> bool:
         """Tell whether all bytes of a span are here, as the base version has them."""
-        return (
-            self.present.covers(span)
-            and not self.dirty.touches(span)
-            and not self._in_flight.overlaps(span)
-        )
+        clean = self.present.covers(span) and not self.dirty.touches(span)
+        return clean and not self._in_flight.overlaps(span)
 
     async def read_into(self, span: Span, buffer: memoryview) -> None:
         """Fill the buffer with bytes that are all present."""

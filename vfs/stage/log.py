@@ -29,6 +29,14 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+LOG_SUFFIX = ".log"
+
+
+def log_path(path: Path) -> Path:
+    """Return where the journal of a staged file lies."""
+    return path.with_suffix(LOG_SUFFIX)
+
+
 class FileLog:
     """Records of one staged file. Errors of every call: OSError of the disk."""
 

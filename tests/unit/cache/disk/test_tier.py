@@ -9,58 +9,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 
 import pytest
 import trio
 
+from tests.support.cached import BLOCK, CHUNK, SIZE, Source, opened
 from vfs.cache.disk.data import DataFile
-from vfs.cache.disk.health import RETRY_S
-from vfs.cache.disk.index import CHUNK_BLOCKS
-from vfs.cache.disk.tier import DiskTier, open_tier
-from vfs.cache.fill import open_fetcher
-from vfs.cache.ram import RamCache
 from vfs.errors import DeniedError
 from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
 from vfs.store.base import ObjectVersion
-from vfs.values import KIB, MIB, Key, Span, Version
-
-BLOCK = 16 * KIB
-CHUNK = BLOCK * CHUNK_BLOCKS
-SIZE = 3 * CHUNK + 5 * BLOCK + 777
-
-
-class Source:
-    """A store of one object, in versions; counts what it is asked for."""
-
-    def __init__(self, seed, size=SIZE):
-        self.pick = random.Random(seed)
-        self.versions = {}
-        self.asked_bytes = 0
-        self.add(self.pick.randbytes(size))
-
-    def add(self, data):
-        number = str(len(self.versions) + 1)
-        self.file = FileVersion(ObjectVersion(Key("disk.img"), Version(number)), len(data), 0)
-        self.versions[self.file.identity] = data
-        return self.file
-
-    @property
-    def data(self):
-        return self.versions[self.file.identity]
-
-    async def fetch(self, file, span, buffers):
-        self.asked_bytes += span.size
-        data = self.versions[file.identity]
-        at = span.start
-        for buffer in buffers:
-            buffer[:] = data[at : at + len(buffer)]
-            at += len(buffer)
-
-    def span(self, most):
-        start = self.pick.randrange(len(self.data))
-        return Span(start, min(len(self.data), start + self.pick.randint(1, most)))
+from vfs.values import KIB, Key, Span, Version
 
 
 @pytest.fixture
@@ -68,48 +28,6 @@ def source():
     seed = int(os.environ.get("CACHE_SEED") or random.randrange(1 << 30))
     print(f"CACHE_SEED={seed}")
     return Source(seed)
-
-
-class Reader:
-    """A RAM tier that is too small to remember anything, over the disk."""
-
-    def __init__(self, fetcher, tier, source):
-        self.fetcher, self.tier, self.source = fetcher, tier, source
-
-    async def read(self, span=None, file=None):
-        file = file or self.source.file
-        span = span or Span(0, file.size)
-        out = bytearray()
-        for piece in span.pieces(BLOCK * 4):
-            out += await self.fetcher.read(file, piece)
-        assert bytes(out) == self.source.versions[file.identity][span.start : span.stop]
-
-    async def written(self):
-        """Return when everything that was offered is on the disk."""
-        with trio.fail_after(20):
-            while self.tier.backlog_bytes:
-                await trio.sleep(0.001)
-
-    async def in_use_again(self):
-        """Return when a disk that was left alone has been tried again."""
-        await trio.sleep(RETRY_S + 2)
-        with trio.fail_after(600):  # of virtual time
-            while not self.tier.is_in_use:
-                await trio.sleep(1)
-
-    async def asked(self, span=None):
-        """Return how many bytes of a read came from the store."""
-        before = self.source.asked_bytes
-        await self.read(span)
-        return self.source.asked_bytes - before
-
-
-@asynccontextmanager
-async def opened(path, source, limit=64 * MIB, frames=8, block=BLOCK):
-    tier = DiskTier(path, "mem://x", limit, block)
-    cache = RamCache(frames * block, block)
-    async with open_tier(tier), open_fetcher(cache, source.fetch, tier) as fetcher:
-        yield Reader(fetcher, tier, source)
 
 
 def used_bytes(path):
@@ -296,6 +214,7 @@ def virtual_time(autojump_clock):
     return autojump_clock
 
 
+@pytest.mark.promise("S-read-10")
 @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
 async def test_a_disk_that_fails_is_left_alone_for_a_while(
     tmp_path, source, failing, expect_log, virtual_time, code
@@ -428,7 +347,7 @@ def spoil(path, pick):
 KILLED = """
 import sys, trio
 from pathlib import Path
-from tests.unit.cache.disk.test_tier import *
+from tests.support.cached import CHUNK, BLOCK, Source, opened
 async def main():
     source = Source(int(sys.argv[2]))
     async with opened(Path(sys.argv[1]), source, 2 * CHUNK) as reader:
