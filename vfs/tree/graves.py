@@ -9,7 +9,7 @@ its name.
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -22,21 +22,10 @@ from vfs.spans import EMPTY
 from vfs.stage.records import Value, file_record
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Node
+from vfs.tree.node import Grave, Node
 from vfs.values import Key
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Grave:
-    """An object that goes when nobody reads it any more; its name is gone."""
-
-    number: int  # of the decision in the journal
-    file: FileVersion
-    parent: Node
-    name: str
-    aside: Key | None = None  # where it may lie until then
 
 
 class Graves:
@@ -50,7 +39,7 @@ class Graves:
     @staticmethod
     def holds(parent: Node, name: str, file: FileVersion) -> bool:
         """Tell whether it is decided already that a file goes."""
-        buried = directory_of(parent).tombstones.get(name)
+        buried = directory_of(parent).buried(name)
         return buried is not None and buried.identity == file.identity
 
     def dig(
@@ -70,9 +59,9 @@ class Graves:
         layout = self._context.layout
         place = layout.place_aside() if aside and layout.moves_files else None
         fields: dict[str, Value] = {"file": file_record(file), "over": list(over), "aside": place}
-        directory_of(parent).tombstones[name] = file
         number = self._context.journal.note("unlink", fields, number)
         grave = self._all[number] = Grave(number, file, parent, name, place)
+        directory_of(parent).tombstones[name] = grave
         return grave
 
     def dig_replaced(self, parent: Node, name: str, node: Node, content: Content) -> Grave | None:
@@ -100,14 +89,14 @@ class Graves:
                 moved = await self._context.layout.move(file, place, replaces=None)
                 self._refile(grave, moved)
             await self._leave_nothing(grave, file)
-        if directory.tombstones.get(grave.name) is moved:
+        if directory.tombstones.get(grave.name) is grave:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
 
     async def vacate(self, directory: Key) -> None:
         """Let nothing of unlinked files lie below a directory that goes: it would come back."""
         for grave in list(self._all.values()):
-            if not grave.file.pin.key.startswith(names.as_prefix(directory)):
+            if not grave.file.pin.key.startswith(names.as_prefix(directory)) or grave.replaced:
                 continue
             reader = next((node for node, one in self._read.items() if one is grave), None)
             if reader is None or reader.content is None:
@@ -134,7 +123,7 @@ class Graves:
         """
         for grave in self._all.values():
             old = grave.file
-            if not old.pin.key.startswith(names.as_prefix(source)):
+            if not old.pin.key.startswith(names.as_prefix(source)) or grave.replaced:
                 continue
             key = Key(target + old.pin.key[len(source) :])
             new = replace(old, pin=replace(old.pin, key=key, version_id=None))
@@ -145,10 +134,7 @@ class Graves:
             self._refile(grave, new)
 
     def _refile(self, grave: Grave, new: FileVersion) -> None:
-        old, grave.file = grave.file, new
-        tombstones = directory_of(grave.parent).tombstones
-        if tombstones.get(grave.name) is old:
-            tombstones[grave.name] = new
+        grave.file = new
         self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
         for node, one in self._read.items():
             content = node.content
@@ -181,10 +167,10 @@ class Graves:
         number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
         directory = directory_of(parent)
         async with self._heir_waits(grave):
-            await self._remove_buried(file, number)
+            await self._remove_buried(grave, file)
             await self._leave_nothing(grave, file)
         self._all.pop(number, None)
-        if directory.tombstones.get(name) is file:
+        if directory.tombstones.get(name) is grave:
             del directory.tombstones[name]
         change = directory.changes.get(name)
         if change is not None and change.node is None and name not in directory.tombstones:
@@ -222,10 +208,11 @@ class Graves:
         content.replaces = after
         return content
 
-    async def _remove_buried(self, file: FileVersion, number: int) -> None:
+    async def _remove_buried(self, grave: Grave, file: FileVersion) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""
         try:
-            await self._context.layout.remove(file)
+            if not grave.replaced:
+                await self._context.layout.remove(file)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
-        await self._context.journal.done(number)
+        await self._context.journal.done(grave.number)

@@ -26,9 +26,9 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.tree.context import Caller, Context
-from vfs.tree.graves import Grave, Graves
+from vfs.tree.graves import Graves
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Move, Node
+from vfs.tree.node import Grave, Move, Node
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Namespace:
         node = context.inodes.add(parent, name, attributes, None)
         content = context.content(node)
         # An object of an unlinked file may still be there, waiting for its last close.
-        content.replaces = directory_of(parent).tombstones.get(name)
+        content.replaces = directory_of(parent).buried(name)
         content.gate = directory_of(parent).gate(name)
         content.changed()
         context.committer.note(content)

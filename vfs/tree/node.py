@@ -48,6 +48,18 @@ class Move:
     over: trio.Event  # set when the old key is nobody's any more
 
 
+@dataclass(slots=True)
+class Grave:
+    """An object that goes when nobody reads it any more; its name is gone."""
+
+    number: int  # of the decision in the journal
+    file: FileVersion
+    parent: "Node"
+    name: str
+    aside: Key | None = None  # where it may lie until then
+    replaced: bool = False  # by a file of ours: what is there may be like it, and stays
+
+
 def _no_children() -> "dict[str, Node]":
     return {}
 
@@ -62,7 +74,7 @@ class Directory:
     hidden: int = 0  # keys that cannot be names, counted by the last listing
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     children: "dict[str, Node]" = field(default_factory=_no_children)
-    tombstones: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
+    tombstones: dict[str, Grave] = field(default_factory=dict[str, Grave])
     leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
     stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
     has_marker: bool = False  # known to stay when its last child goes
@@ -80,6 +92,11 @@ class Directory:
         """
         move = self.leaving.get(name)
         return move.over if move is not None else self.stuck.get(name)
+
+    def buried(self, name: str) -> FileVersion | None:
+        """Return what the store still has under a name that was removed here."""
+        grave = self.tombstones.get(name)
+        return grave.file if grave is not None else None
 
     def note(self, name: str, node: "Node | None", *, pending: bool) -> None:
         """Record our own change of a name."""

@@ -171,6 +171,7 @@ class Rename:
                 raise
             moved = landed
         # No await from here on: the tree changes as a whole.
+        over_buried = place.name in directory_of(place.parent).tombstones
         self._hang(node, place, moved)
         self._forget_old(old_parent, old_name, pending=not atomic)
         context.note_attributes(node)
@@ -178,6 +179,8 @@ class Rename:
         if not atomic:
             grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
         await self._replace(content, place)
+        if over_buried:
+            await context.journal.sync()  # else a restart might take the copy for what was there
         if grave is not None:
             await self._namespace.graves.clear(node, grave)
         else:
@@ -237,7 +240,7 @@ class Rename:
     async def _give_up(self, parent: Node, name: str, target: Node | None) -> _Place:
         """Let the unsaved changes of what is replaced go; return where the file goes."""
         if target is None:
-            return _Place(parent, name, directory_of(parent).tombstones.get(name), (), None)
+            return _Place(parent, name, directory_of(parent).buried(name), (), None)
         content = target.content
         if content is None:
             return _Place(parent, name, target.file, (), target)
@@ -261,7 +264,8 @@ class Rename:
         node.file = file
         directory = directory_of(parent)
         directory.note(name, node, pending=file is None)
-        directory.tombstones.pop(name, None)
+        if file is not None:
+            context.replace_buried(directory, name)
         if directory.entries is not None and file is not None:
             directory.entries[name] = Entry(name, file)
         now = context.wall_ns()
