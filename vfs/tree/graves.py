@@ -84,7 +84,7 @@ class Graves:
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
         directory, file = directory_of(grave.parent), grave.file
-        async with self._heir_waits(grave):
+        async with grave.lock, self._heir_waits(grave):
             async with content.commits:  # who reads meanwhile waits for it
                 moved = await self._context.layout.move(file, place, replaces=None)
                 self._refile(grave, moved)
@@ -164,12 +164,11 @@ class Graves:
             self._context.committer.start(content)
 
     async def _clear(self, grave: Grave) -> None:
-        number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
-        directory = directory_of(parent)
-        async with self._heir_waits(grave):
+        file, name, directory = grave.file, grave.name, directory_of(grave.parent)
+        async with grave.lock, self._heir_waits(grave):
             await self._remove_buried(grave, file)
             await self._leave_nothing(grave, file)
-        self._all.pop(number, None)
+        self._all.pop(grave.number, None)
         if directory.tombstones.get(name) is grave:
             del directory.tombstones[name]
         change = directory.changes.get(name)
@@ -192,7 +191,8 @@ class Graves:
             yield
 
     async def _leave_nothing(self, grave: Grave, file: FileVersion) -> None:
-        changed = self.inherit(grave.parent, grave.name, file, None)
+        replaced = grave.replaced  # equal bytes may be one version
+        changed = None if replaced else self.inherit(grave.parent, grave.name, file, None)
         if changed is not None:
             await changed.retarget()
 
@@ -203,7 +203,7 @@ class Graves:
         """Tell a new file of the name what its first commit will find there."""
         heir = directory_of(parent).children.get(name)
         content = heir.content if heir is not None else None
-        if content is None or content.replaces != before or content.stored:
+        if content is None or content.replaces != before:
             return None
         content.replaces = after
         return content

@@ -58,6 +58,8 @@ class Grave:
     name: str
     aside: Key | None = None  # where it may lie until then
     replaced: bool = False  # by a file of ours: what is there may be like it, and stays
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    """Held by who removes or replaces the object; taken before the `commits` of a new file."""
 
 
 def _no_children() -> "dict[str, Node]":

@@ -48,13 +48,22 @@ class _Place:
 
     parent: Node
     name: str
-    replaces: FileVersion | None  # what the store has there
-    over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
     target: Node | None  # the file that is replaced
+    content: Content | None  # of that
+    over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
 
     @property
     def key(self) -> Key:
         return names.child(self.parent.key, self.name)
+
+    @property
+    def replaces(self) -> FileVersion | None:
+        """What the store has there now: what was unlinked there may go between two awaits."""
+        if self.content is not None:
+            return self.content.replaces
+        if self.target is not None:
+            return self.target.file
+        return directory_of(self.parent).buried(self.name)
 
 
 class Rename:
@@ -157,34 +166,40 @@ class Rename:
         context = self._context
         number = self._decide(node, source, place)
         await context.journal.sync()
-        layout, atomic = context.layout, context.layout.moves_files
-        old_parent, old_name = node.parent, node.name
+        atomic, old_parent, old_name = context.layout.moves_files, node.parent, node.name
         if old_parent is None:
             return
-        try:
-            move = layout.move if atomic else layout.copy
-            moved = await move(source, place.key, replaces=place.replaces)
-        except VfsError:
-            landed = await self._landed(source, place)
-            if landed is None:
-                await self._undecide(number)
-                raise
-            moved = landed
-        # No await from here on: the tree changes as a whole.
-        over_buried = place.name in directory_of(place.parent).tombstones
-        self._hang(node, place, moved)
+        buried, grave = directory_of(place.parent).tombstones.get(place.name), None
+        async with AsyncExitStack() as held:
+            if buried is not None:
+                await held.enter_async_context(buried.lock)
+            moved = await self._bring(source, place, number)
+            # No await from here on: the tree changes as a whole.
+            self._hang(node, place, moved)
         self._forget_old(old_parent, old_name, pending=not atomic)
         context.note_attributes(node)
-        grave = None
         if not atomic:
             grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
         await self._replace(content, place)
-        if over_buried:
+        if buried is not None:
             await context.journal.sync()  # else a restart might take the copy for what was there
         if grave is not None:
             await self._namespace.graves.clear(node, grave)
         else:
             await context.journal.done(number)
+
+    async def _bring(self, source: FileVersion, place: _Place, number: int) -> FileVersion:
+        """Store a file under its new name, the old one left where nothing moves it."""
+        layout = self._context.layout
+        try:
+            move = layout.move if layout.moves_files else layout.copy
+            return await move(source, place.key, replaces=place.replaces)
+        except VfsError:
+            landed = await self._landed(source, place)
+            if landed is None:
+                await self._undecide(number)
+                raise
+            return landed
 
     async def _undecide(self, number: int) -> None:
         """Let no restart carry out what is answered with an error."""
@@ -240,10 +255,10 @@ class Rename:
     async def _give_up(self, parent: Node, name: str, target: Node | None) -> _Place:
         """Let the unsaved changes of what is replaced go; return where the file goes."""
         if target is None:
-            return _Place(parent, name, directory_of(parent).buried(name), (), None)
+            return _Place(parent, name, None, None, ())
         content = target.content
         if content is None:
-            return _Place(parent, name, target.file, (), target)
+            return _Place(parent, name, target, None, ())
         content.discarded = True
         try:
             if await self._context.committer.cancel(content):
@@ -255,7 +270,7 @@ class Rename:
             raise
         await content.retarget()
         over = () if content.staged is None else (content.staged,)
-        return _Place(parent, name, content.replaces, over, target)
+        return _Place(parent, name, target, content, over)
 
     def _hang(self, node: Node, place: _Place, file: FileVersion | None) -> None:
         """Give a node its new place and, when it is stored there, its new version."""
