@@ -56,6 +56,7 @@ class Context:
         if node.content is None:
             node.content = Content(self.layout, self.fetcher, self.stage, node, node.file)
             node.on_committed = self.committed
+            node.content.gate = node.moving
         return node.content
 
     def committed(self, node: Node, version: FileVersion) -> None:

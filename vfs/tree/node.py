@@ -56,7 +56,8 @@ class Grave:
     file: FileVersion
     parent: "Node"
     name: str
-    aside: Key | None = None  # where it may lie until then
+    aside: Key | None = None  # where it is to lie until then
+    astray: bool = False  # it may be there as well, or instead: a request has failed
     replaced: bool = False  # by a file of ours: what is there may be like it, and stays
     lock: trio.Lock = field(default_factory=trio.Lock)
     """Held by who removes or replaces the object; taken before the `commits` of a new file."""
@@ -79,6 +80,7 @@ class Directory:
     tombstones: dict[str, Grave] = field(default_factory=dict[str, Grave])
     leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
     stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
+    moving: trio.Event | None = None  # while its objects get other keys; set when they have
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
@@ -166,6 +168,21 @@ class Node:
         about = self.attributes
         special = about.kind != stat.S_IFREG or about.mode & (stat.S_ISUID | stat.S_ISGID)
         return self.move is not None or bool(special or about.xattrs)
+
+    @property
+    def moving(self) -> trio.Event | None:
+        """What is set when a directory that this is, or is in, has its new name."""
+        node: Node | None = self
+        while node is not None:
+            if node.directory is not None and node.directory.moving is not None:
+                return node.directory.moving
+            node = node.parent
+        return None
+
+    async def settled(self) -> None:
+        """Return when no directory above is on its way to another name: keys change by that."""
+        while (moving := self.moving) is not None:
+            await moving.wait()
 
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""

@@ -7,7 +7,8 @@ removed after that. A directory is a journalled sequence of those.
 """
 
 import logging
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -66,6 +67,18 @@ class _Place:
         return directory_of(self.parent).buried(self.name)
 
 
+@contextmanager
+def _moving(node: Node) -> Generator[None]:
+    """Let what is done below a directory wait until its keys are others."""
+    directory, over = directory_of(node), trio.Event()
+    directory.moving = over
+    try:
+        yield
+    finally:
+        directory.moving = None
+        over.set()
+
+
 class Rename:
     """The rename operation."""
 
@@ -86,6 +99,8 @@ class Rename:
         if flags & ~NOREPLACE:
             raise InvalidError("only RENAME_NOREPLACE is possible")
         names.check_new(target_name)
+        await parent.settled()
+        await target_parent.settled()
         context.layout.check_key(names.child(target_parent.key, target_name))
         node = await self._namespace.lookup(parent, name)
         target = await context.listings.ask(target_parent, target_name)
@@ -348,13 +363,15 @@ class Rename:
             await self._namespace.check_empty(target)
             await self._namespace.remove_directory(target)
             target.detach()
+        for below in node.below():
+            await below.settled()
         await self._store_below(node)
         source_key, target_key = node.key, names.child(parent.key, name)
         for sidecar in context.sidecars.below(source_key):
             await context.sidecars.upload(sidecar.directory)
         async with AsyncExitStack() as held:
-            contents = [below.content for below in node.below() if below.content is not None]
-            for content in contents:  # no version may go to an old key any more
+            held.enter_context(_moving(node))
+            for content in self._contents(node):  # no version may go to an old key any more
                 await held.enter_async_context(content.commits)
                 await content.settle()
             number = await self._begin_directory(node, source_key, target_key)
@@ -370,9 +387,13 @@ class Rename:
                 raise
             self._follow(source_key, target_key, renamed, taken)
             self._rehang_directory(node, parent, name, source_key, target_key, renamed)
-            for content in contents:
+            for content in self._contents(node):
                 await content.retarget()
         await context.journal.done(number)
+
+    @staticmethod
+    def _contents(node: Node) -> list[Content]:
+        return [below.content for below in node.below() if below.content is not None]
 
     async def _store_below(self, node: Node) -> None:
         """Store what is dirty below a directory, also what is only leaving it."""
@@ -463,6 +484,8 @@ class Rename:
             return
         old = node.file
         if old is None:
+            if node.content is not None:
+                node.content.journal.retarget()
             return
         key = Key(target + old.pin.key[len(source) :])
         new = renamed.get(key) or replace(old, pin=replace(old.pin, key=key, version_id=None))
