@@ -223,3 +223,56 @@ async def test_a_file_that_was_stored_and_changed_may_take_its_name(backend, tmp
         assert await shell.ls() == ["a"]
         assert await shell.read("a") == b"Stored"
     assert await left(store) == ["a"]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["again", "not again"])
+@pytest.mark.parametrize("failing", ["head", "remove", "remove and look", "answer"])
+async def test_what_a_failed_removal_of_its_directory_has_copied_goes_as_well(
+    backend, tmp_path, failing, again
+):
+    store = FaultyStore(backend)
+    down = TransientError("no network")
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        copied = store.hold_answer("copy")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_rmdir_in_vain, shell, failing == "answer")
+            await copied.reached.wait()
+            if failing == "head":
+                store.fail("head", down)
+            elif failing == "answer":
+                store.lose_reply("remove", down, key="d/a")
+            else:
+                store.fail("remove", down, key="d/a")
+            if failing == "remove and look":
+                store.fail("", down, times=4)
+            copied.release()
+        store.script.clear()
+        assert await shell.all(fd) == b"bytes"
+        if again and failing != "answer":
+            await shell.rmdir("d")
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        await shell.drain()
+        assert [key for key in await left(store) if key != "d/"] == []
+
+
+async def _rmdir_in_vain(shell, done):
+    with suppress(TransientError) if done else pytest.raises(TransientError):
+        await shell.rmdir("d")
+
+
+async def test_one_that_was_put_aside_without_an_answer_is_found_there(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        store.lose_reply("move")
+        await shell.unlink("a")
+        assert await shell.all(fd) == b"bytes"
+        await shell.write("a", b"new")
+        await shell.close(fd)
+        assert await left(store) == ["a"]
+        assert await shell.read("a") == b"new"

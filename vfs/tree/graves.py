@@ -17,15 +17,22 @@ import trio
 from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.file.content import Content
-from vfs.layout.base import FileVersion
+from vfs.layout.base import FileVersion, Layout
 from vfs.spans import EMPTY
 from vfs.stage.records import Value, file_record
+from vfs.store.base import ObjectVersion
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Grave, Node
-from vfs.values import Key
+from vfs.values import Key, Version
 
 log = logging.getLogger(__name__)
+
+
+async def remove_aside(layout: Layout, place: Key) -> None:
+    """Remove an unlinked file from where it may have been put while it was open."""
+    file = FileVersion(ObjectVersion(place, Version("")), 0, 0)
+    await layout.remove(file, whichever=True)
 
 
 class Graves:
@@ -86,12 +93,38 @@ class Graves:
         directory, file = directory_of(grave.parent), grave.file
         async with grave.lock, self._heir_waits(grave):
             async with content.commits:  # who reads meanwhile waits for it
-                moved = await self._context.layout.move(file, place, replaces=None)
+                moved = await self._bring_aside(grave, place)
                 self._refile(grave, moved)
             await self._leave_nothing(grave, file)
         if directory.tombstones.get(grave.name) is grave:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
+
+    async def _bring_aside(self, grave: Grave, place: Key) -> FileVersion:
+        found = await self._find_aside(grave, place) if grave.astray else None
+        if found is not None:
+            return found
+        grave.astray = True
+        try:
+            moved = await self._context.layout.move(grave.file, place, replaces=None)
+        except VfsError:
+            found = await self._find_aside(grave, place)
+            if found is None:
+                raise
+            return found
+        grave.astray = False
+        return moved
+
+    async def _find_aside(self, grave: Grave, place: Key) -> FileVersion | None:
+        """Return what a failed request has put aside; what it has only copied is removed."""
+        layout, file = self._context.layout, grave.file
+        old, new = await layout.find(file.pin.key), await layout.find(place)
+        here, there = (entry.file if entry is not None else None for entry in (old, new))
+        if there is not None and here is not None and here.pin.version == file.pin.version:
+            await layout.remove(there)
+            there = None
+        grave.astray = False
+        return there
 
     async def vacate(self, directory: Key) -> None:
         """Let nothing of unlinked files lie below a directory that goes: it would come back."""
@@ -102,7 +135,7 @@ class Graves:
             if reader is None or reader.content is None:
                 await self._clear(grave)
                 continue
-            place = self._context.layout.place_aside()
+            place = grave.aside = grave.aside or self._context.layout.place_aside()
             fields: dict[str, Value] = {"file": file_record(grave.file), "aside": place}
             self._context.journal.note("unlink", fields, grave.number)
             await self._context.journal.sync()
@@ -211,6 +244,8 @@ class Graves:
     async def _remove_buried(self, grave: Grave, file: FileVersion) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""
         try:
+            if grave.astray and grave.aside is not None:
+                await remove_aside(self._context.layout, grave.aside)
             if not grave.replaced:
                 await self._context.layout.remove(file)
         except ConflictError:
