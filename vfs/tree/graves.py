@@ -91,11 +91,11 @@ class Graves:
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
         directory, file = directory_of(grave.parent), grave.file
-        async with grave.lock, self._heir_waits(grave):
-            async with content.commits:  # who reads meanwhile waits for it
-                moved = await self._bring_aside(grave, place)
-                self._refile(grave, moved)
+        # Who reads meanwhile waits for the last of them.
+        async with grave.lock, self._heir_waits(grave), content.commits:
+            moved = await self._bring_aside(grave, place)
             await self._leave_nothing(grave, file)
+            self._refile(grave, moved)
         if directory.tombstones.get(grave.name) is grave:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
@@ -201,6 +201,7 @@ class Graves:
         async with grave.lock, self._heir_waits(grave):
             await self._remove_buried(grave, file)
             await self._leave_nothing(grave, file)
+            await self._context.journal.done(grave.number)
         self._all.pop(grave.number, None)
         if directory.tombstones.get(name) is grave:
             del directory.tombstones[name]
@@ -228,6 +229,10 @@ class Graves:
         changed = None if replaced else self.inherit(grave.parent, grave.name, file, None)
         if changed is not None:
             await changed.retarget()
+            # First: a restart that finds the decision gone asks what the file says.
+            changed.journal.retarget()
+            with suppress(VfsError):  # of the stage's disk
+                await changed.journal.sync()
 
     @staticmethod
     def inherit(
@@ -250,4 +255,3 @@ class Graves:
                 await self._context.layout.remove(file)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
-        await self._context.journal.done(grave.number)
