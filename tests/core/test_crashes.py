@@ -310,6 +310,63 @@ async def test_a_name_made_anew_after_an_open_file_was_unlinked(every_crash):
     await every_crash(prepare, scenario, check)
 
 
+@pytest.mark.parametrize("mode", ["remote", "local"])
+async def test_a_dirty_file_takes_the_name_of_an_unlinked_one_that_is_open(every_crash, mode):
+    synced = []
+
+    async def prepare(shell):
+        synced.clear()
+        await shell.write("a", b"unlinked")
+        await shell.write("b", b"before")
+
+    async def scenario(shell):
+        await shell.open("a")
+        await shell.unlink("a")
+        fd = await shell.open("b")
+        await shell.pwrite(fd, 0, b"synced")
+        await shell.fsync(fd)
+        synced.append(fd)
+        await shell.pwrite(fd, 0, b"Synced")
+        await shell.rename("b", "a")
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert set(found) <= {"a", "b"}
+        if synced:
+            assert {*found.values()} <= {b"synced", b"Synced"}
+            assert len(found) == 1
+        if ended:
+            assert found == {"a": b"Synced"}
+
+    await every_crash(prepare, scenario, check, f"fsync={mode}")
+
+
+async def test_new_files_take_both_names_of_one_that_was_renamed_and_unlinked(every_crash):
+    written = {}
+
+    async def prepare(shell):
+        written.clear()
+        await shell.write("a", b"old")
+
+    async def scenario(shell):
+        fd = await shell.open("a")
+        await shell.pwrite(fd, 0, b"Old")
+        await shell.rename("a", "b")
+        await shell.unlink("b")
+        for name, data in (("b", b"new b"), ("a", b"new a")):
+            await shell.write(name, data)
+            written[name] = data
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        assert set(found) <= {"a", "b"}
+        assert found.items() >= written.items()
+
+    await every_crash(prepare, scenario, check, "fsync=local")
+
+
 @pytest.mark.promise("S-name-5")
 async def test_rename_of_a_directory(every_crash):
     async def prepare(shell):

@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.faulty import FaultyStore
-from tests.support.tree import get, keys, put, shell_on
+from tests.support.tree import CALLER, get, keys, put, shell_on
 from vfs.errors import (
     ExistsError,
     InvalidError,
@@ -713,3 +713,83 @@ async def test_a_directory_whose_rename_fails_half_way_loses_nothing(tmp_path, f
         assert await files_below(shell) == {"a": b"aaa", "sub/b": b"bbb"}
         top = "d" if await shell.exists("d/a") else "e"
         assert await shell.mode(f"{top}/a") & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.promise("S-name-5")
+async def test_a_file_made_in_a_directory_while_it_is_renamed_goes_with_it(moves, tmp_path):
+    """The kernel locks the directories that the two names are in, not the one that moves."""
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=moves)))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"old")
+        directory = await shell.node("d")
+
+        async def make():
+            made = shell.fs.files.create(directory, "new", 0o644, os.O_RDWR, CALLER)
+            fd = (await made)[1]
+            await shell.pwrite(fd, 0, b"new")
+            await shell.close(fd)
+
+        gate = store.block("move" if moves else "remove", key=None if moves else "d/a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "d", "e")
+            await gate.reached.wait()
+            nursery.start_soon(make)
+            await wait_all_tasks_blocked(0.05)
+            gate.release()
+        assert await shell.ls() == ["e"]
+        assert await shell.ls("e") == ["a", "new"]
+        assert await shell.read("e/new") == b"new"
+    assert await keys(store) == ["e/", "e/a", "e/new"]
+
+
+@pytest.mark.parametrize("moves", [True, False])
+async def test_a_file_that_is_opened_while_its_directory_is_renamed_goes_with_it(moves, tmp_path):
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=moves)))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"old")
+        file = await shell.node("d/a")
+
+        async def change():
+            fd = await shell.fs.files.open(file, os.O_RDWR)
+            assert await shell.all(fd) == b"old"
+            await shell.pwrite(fd, 0, b"new")
+            await shell.close(fd)
+
+        gate = store.hold_answer("move" if moves else "remove", key=None if moves else "d/a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "d", "e")
+            await gate.reached.wait()
+            nursery.start_soon(change)
+            await wait_all_tasks_blocked(0.05)
+            gate.release()
+        assert await shell.read("e/a") == b"new"
+    assert await keys(store) == ["e/", "e/a"]
+
+
+async def test_an_open_file_is_read_while_its_directory_is_renamed(tmp_path):
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"old")
+        fd = await shell.open("d/a")
+        directory, read = await shell.node("d"), []
+
+        async def look():
+            await shell.fs.namespace.lookup(directory, "a")
+            read.append(await shell.all(fd))
+
+        gate = store.hold_answer("remove", key="d/a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "d", "e")
+            await gate.reached.wait()
+            nursery.start_soon(look)
+            await wait_all_tasks_blocked(0.05)
+            gate.release()
+        assert read == [b"old"]
+        await shell.pwrite(fd, 0, b"new")
+        await shell.close(fd)
+        assert await shell.read("e/a") == b"new"
+    assert await keys(store) == ["e/", "e/a"]

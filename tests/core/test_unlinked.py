@@ -1,8 +1,11 @@
 """Files that were unlinked while they are open: in nobody's way, and gone in the end."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+import trio
+import trio.testing
 
 from tests.support.faulty import FaultyStore
 from tests.support.tree import Shell, get, keys, shell_on, tree_on
@@ -146,3 +149,130 @@ async def test_a_directory_goes_with_all_that_had_one_name_in_it(backend, tmp_pa
         await shell.close(fd)
         await shell.drain()
     assert await left(store) == []
+
+
+@pytest.mark.parametrize("dirty", [False, True], ids=["clean", "dirty"])
+@pytest.mark.parametrize("step", ["head", "remove"])
+async def test_a_file_may_take_its_name_while_it_is_closed(backend, tmp_path, dirty, step):
+    """The kernel does not wait for the last close before it lets a program go on."""
+    bare = replace(everything(), move=False, remove_if_version=False)
+    store = FaultyStore(MemoryStore(features=bare))
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"old")
+        await shell.write("b", b"new")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        writer = await shell.open("b") if dirty else None
+        if writer is not None:
+            await shell.pwrite(writer, 0, b"New")
+        gate = store.block(step, key="a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.close, fd)
+            await gate.reached.wait()
+            nursery.start_soon(shell.rename, "b", "a")
+            await trio.testing.wait_all_tasks_blocked()
+            gate.release()
+        if writer is not None:
+            await shell.close(writer)
+        await shell.drain()
+        assert await shell.ls() == ["a"]
+        assert await shell.read("a") == (b"New" if dirty else b"new")
+    assert await left(store) == ["a"]
+
+
+async def test_the_last_close_waits_for_a_file_that_takes_its_name(tmp_path):
+    bare = replace(everything(), move=False, remove_if_version=False)
+    store = FaultyStore(MemoryStore(features=bare))
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"old")
+        await shell.write("b", b"new")
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        copying, removing = store.block("copy", key="a"), store.block("remove", key="a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.rename, "b", "a")
+            await copying.reached.wait()
+            nursery.start_soon(shell.close, fd)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            copying.release()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            removing.release()
+        assert await shell.ls() == ["a"]
+        assert await shell.read("a") == b"new"
+    assert await left(store) == ["a"]
+
+
+async def test_a_file_that_was_stored_and_changed_may_take_its_name(backend, tmp_path, expect_log):
+    expect_log("upload of 'a' failed")
+    store = FaultyStore(backend)
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"old")
+        old = await shell.open("a")
+        await shell.unlink("a")
+        new = await shell.create("b")
+        await shell.pwrite(new, 0, b"stored")
+        await shell.fsync(new)
+        await shell.pwrite(new, 0, b"Stored")
+        store.fail("write", TransientError("no network"), key="a")
+        await shell.rename("b", "a")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await shell.close(old)
+        with suppress(TransientError):  # of the first attempt
+            await shell.fsync(new)
+        await shell.close(new)
+        assert await shell.ls() == ["a"]
+        assert await shell.read("a") == b"Stored"
+    assert await left(store) == ["a"]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["again", "not again"])
+@pytest.mark.parametrize("failing", ["head", "remove", "remove and look", "answer"])
+async def test_what_a_failed_removal_of_its_directory_has_copied_goes_as_well(
+    backend, tmp_path, failing, again
+):
+    store = FaultyStore(backend)
+    down = TransientError("no network")
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        copied = store.hold_answer("copy")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_rmdir_in_vain, shell, failing == "answer")
+            await copied.reached.wait()
+            if failing == "head":
+                store.fail("head", down)
+            elif failing == "answer":
+                store.lose_reply("remove", down, key="d/a")
+            else:
+                store.fail("remove", down, key="d/a")
+            if failing == "remove and look":
+                store.fail("", down, times=4)
+            copied.release()
+        store.script.clear()
+        assert await shell.all(fd) == b"bytes"
+        if again and failing != "answer":
+            await shell.rmdir("d")
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        await shell.drain()
+        assert [key for key in await left(store) if key != "d/"] == []
+
+
+async def _rmdir_in_vain(shell, done):
+    with suppress(TransientError) if done else pytest.raises(TransientError):
+        await shell.rmdir("d")
+
+
+async def test_one_that_was_put_aside_without_an_answer_is_found_there(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        store.lose_reply("move")
+        await shell.unlink("a")
+        assert await shell.all(fd) == b"bytes"
+        await shell.write("a", b"new")
+        await shell.close(fd)
+        assert await left(store) == ["a"]
+        assert await shell.read("a") == b"new"

@@ -161,8 +161,10 @@ class Content:
             try:
                 return await self._read(span.clip(Span(0, self.size)), base)
             except StaleError:
-                if self.base is base and (self._tried or self.discarded):
-                    async with self.commits:  # or it is just being put aside
+                if self.base is base and (
+                    self._tried or self.discarded or self.commits.statistics().locked
+                ):
+                    async with self.commits:  # or it is just being put aside, or its directory
                         await self.settle()
                 if self.base is base:
                     raise

@@ -140,8 +140,10 @@ class MemoryStore(Store):
         *,
         features: Features | None = None,
         lying: bool = False,
+        tags: bool = False,
         clock: WallClock = wall_ns,
     ) -> None:
+        """Make a store; with `tags` equal bytes are equal versions, as S3's ETags are."""
         if url and not url.startswith(SCHEME):
             raise InvalidError(f"not a {SCHEME} URL: {url!r}")
         name, _, prefix = url.removeprefix(SCHEME).strip("/").partition("/")
@@ -150,6 +152,7 @@ class MemoryStore(Store):
         self._prefix = f"{prefix}/" if prefix else ""
         self._features = features or everything()
         self._lying = lying
+        self._tags = tags
         self._clock = clock
 
     @property
@@ -456,7 +459,8 @@ class MemoryStore(Store):
         if len(full.encode("utf-8", "surrogatepass")) > self._features.max_key_bytes:
             raise self._error(NameTooLongError, "write", key, "the key is too long")
         kept = dict(metadata) if self._features.metadata else NO_METADATA
-        made = _Object(data, Version(str(next(self._bucket.serial))), self._clock(), kept)
+        tag = hashlib.sha256(data).hexdigest() if self._tags else str(next(self._bucket.serial))
+        made = _Object(data, Version(tag), self._clock(), kept)
         self._bucket.put(full, made, versions=self._features.versions)
         return self._info(key, made)
 

@@ -15,7 +15,7 @@ from vfs.stage.records import file_record
 from vfs.tree.attributes import Attributes, Defaults
 from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings, directory_of
-from vfs.tree.node import Inodes, Node
+from vfs.tree.node import Directory, Inodes, Node
 from vfs.tree.sidecars import Sidecars
 
 
@@ -56,6 +56,7 @@ class Context:
         if node.content is None:
             node.content = Content(self.layout, self.fetcher, self.stage, node, node.file)
             node.on_committed = self.committed
+            node.content.gate = node.moving
         return node.content
 
     def committed(self, node: Node, version: FileVersion) -> None:
@@ -66,7 +67,7 @@ class Context:
             return
         directory = directory_of(node.parent)
         directory.note(node.name, node, pending=False)
-        directory.tombstones.pop(node.name, None)
+        self.replace_buried(directory, node.name)
         if directory.entries is not None:
             directory.entries[node.name] = Entry(node.name, version)
         self.note_attributes(node)
@@ -74,6 +75,17 @@ class Context:
         if move is not None and version.pin.key != move.file.pin.key:
             # The rename is done but for this, whatever the new name will hold by then.
             self.journal.note("unlink", {"file": file_record(move.file)}, move.number)
+
+    def replace_buried(self, directory: Directory, name: str) -> bool:
+        """Let nobody remove what was unlinked under a name that holds a file of ours again.
+
+        By its version nobody can tell the two where the store names versions by their bytes.
+        """
+        grave = directory.tombstones.pop(name, None)
+        if grave is None:
+            return False
+        grave.replaced = True
+        return self.journal.end(grave.number)
 
     def keep_attributes(self, node: Node) -> None:
         """Queue a name's attributes for the journal and the sidecar.

@@ -54,6 +54,7 @@ class Files:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes or flags & os.O_TRUNC:
             self._context.check_writable()
+        await node.settled()
         await self._revalidate(node)
         if writes and node.content is not None:
             refused = self._context.committer.refusal(node.content)

@@ -9,7 +9,7 @@ its name.
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -17,26 +17,22 @@ import trio
 from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.file.content import Content
-from vfs.layout.base import FileVersion
+from vfs.layout.base import FileVersion, Layout
 from vfs.spans import EMPTY
 from vfs.stage.records import Value, file_record
+from vfs.store.base import ObjectVersion
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Node
-from vfs.values import Key
+from vfs.tree.node import Grave, Node
+from vfs.values import Key, Version
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Grave:
-    """An object that goes when nobody reads it any more; its name is gone."""
-
-    number: int  # of the decision in the journal
-    file: FileVersion
-    parent: Node
-    name: str
-    aside: Key | None = None  # where it may lie until then
+async def remove_aside(layout: Layout, place: Key) -> None:
+    """Remove an unlinked file from where it may have been put while it was open."""
+    file = FileVersion(ObjectVersion(place, Version("")), 0, 0)
+    await layout.remove(file, whichever=True)
 
 
 class Graves:
@@ -50,7 +46,7 @@ class Graves:
     @staticmethod
     def holds(parent: Node, name: str, file: FileVersion) -> bool:
         """Tell whether it is decided already that a file goes."""
-        buried = directory_of(parent).tombstones.get(name)
+        buried = directory_of(parent).buried(name)
         return buried is not None and buried.identity == file.identity
 
     def dig(
@@ -70,9 +66,9 @@ class Graves:
         layout = self._context.layout
         place = layout.place_aside() if aside and layout.moves_files else None
         fields: dict[str, Value] = {"file": file_record(file), "over": list(over), "aside": place}
-        directory_of(parent).tombstones[name] = file
         number = self._context.journal.note("unlink", fields, number)
         grave = self._all[number] = Grave(number, file, parent, name, place)
+        directory_of(parent).tombstones[name] = grave
         return grave
 
     def dig_replaced(self, parent: Node, name: str, node: Node, content: Content) -> Grave | None:
@@ -95,25 +91,51 @@ class Graves:
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
         directory, file = directory_of(grave.parent), grave.file
-        async with self._heir_waits(grave):
-            async with content.commits:  # who reads meanwhile waits for it
-                moved = await self._context.layout.move(file, place, replaces=None)
-                self._refile(grave, moved)
+        # Who reads meanwhile waits for the last of them.
+        async with grave.lock, self._heir_waits(grave), content.commits:
+            moved = await self._bring_aside(grave, place)
             await self._leave_nothing(grave, file)
-        if directory.tombstones.get(grave.name) is moved:
+            self._refile(grave, moved)
+        if directory.tombstones.get(grave.name) is grave:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
+
+    async def _bring_aside(self, grave: Grave, place: Key) -> FileVersion:
+        found = await self._find_aside(grave, place) if grave.astray else None
+        if found is not None:
+            return found
+        grave.astray = True
+        try:
+            moved = await self._context.layout.move(grave.file, place, replaces=None)
+        except VfsError:
+            found = await self._find_aside(grave, place)
+            if found is None:
+                raise
+            return found
+        grave.astray = False
+        return moved
+
+    async def _find_aside(self, grave: Grave, place: Key) -> FileVersion | None:
+        """Return what a failed request has put aside; what it has only copied is removed."""
+        layout, file = self._context.layout, grave.file
+        old, new = await layout.find(file.pin.key), await layout.find(place)
+        here, there = (entry.file if entry is not None else None for entry in (old, new))
+        if there is not None and here is not None and here.pin.version == file.pin.version:
+            await layout.remove(there)
+            there = None
+        grave.astray = False
+        return there
 
     async def vacate(self, directory: Key) -> None:
         """Let nothing of unlinked files lie below a directory that goes: it would come back."""
         for grave in list(self._all.values()):
-            if not grave.file.pin.key.startswith(names.as_prefix(directory)):
+            if not grave.file.pin.key.startswith(names.as_prefix(directory)) or grave.replaced:
                 continue
             reader = next((node for node, one in self._read.items() if one is grave), None)
             if reader is None or reader.content is None:
                 await self._clear(grave)
                 continue
-            place = self._context.layout.place_aside()
+            place = grave.aside = grave.aside or self._context.layout.place_aside()
             fields: dict[str, Value] = {"file": file_record(grave.file), "aside": place}
             self._context.journal.note("unlink", fields, grave.number)
             await self._context.journal.sync()
@@ -134,7 +156,7 @@ class Graves:
         """
         for grave in self._all.values():
             old = grave.file
-            if not old.pin.key.startswith(names.as_prefix(source)):
+            if not old.pin.key.startswith(names.as_prefix(source)) or grave.replaced:
                 continue
             key = Key(target + old.pin.key[len(source) :])
             new = replace(old, pin=replace(old.pin, key=key, version_id=None))
@@ -145,10 +167,7 @@ class Graves:
             self._refile(grave, new)
 
     def _refile(self, grave: Grave, new: FileVersion) -> None:
-        old, grave.file = grave.file, new
-        tombstones = directory_of(grave.parent).tombstones
-        if tombstones.get(grave.name) is old:
-            tombstones[grave.name] = new
+        grave.file = new
         self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
         for node, one in self._read.items():
             content = node.content
@@ -178,13 +197,13 @@ class Graves:
             self._context.committer.start(content)
 
     async def _clear(self, grave: Grave) -> None:
-        number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
-        directory = directory_of(parent)
-        async with self._heir_waits(grave):
-            await self._remove_buried(file, number)
+        file, name, directory = grave.file, grave.name, directory_of(grave.parent)
+        async with grave.lock, self._heir_waits(grave):
+            await self._remove_buried(grave, file)
             await self._leave_nothing(grave, file)
-        self._all.pop(number, None)
-        if directory.tombstones.get(name) is file:
+            await self._context.journal.done(grave.number)
+        self._all.pop(grave.number, None)
+        if directory.tombstones.get(name) is grave:
             del directory.tombstones[name]
         change = directory.changes.get(name)
         if change is not None and change.node is None and name not in directory.tombstones:
@@ -206,9 +225,14 @@ class Graves:
             yield
 
     async def _leave_nothing(self, grave: Grave, file: FileVersion) -> None:
-        changed = self.inherit(grave.parent, grave.name, file, None)
+        replaced = grave.replaced  # equal bytes may be one version
+        changed = None if replaced else self.inherit(grave.parent, grave.name, file, None)
         if changed is not None:
             await changed.retarget()
+            # First: a restart that finds the decision gone asks what the file says.
+            changed.journal.retarget()
+            with suppress(VfsError):  # of the stage's disk
+                await changed.journal.sync()
 
     @staticmethod
     def inherit(
@@ -217,15 +241,17 @@ class Graves:
         """Tell a new file of the name what its first commit will find there."""
         heir = directory_of(parent).children.get(name)
         content = heir.content if heir is not None else None
-        if content is None or content.replaces != before or content.stored:
+        if content is None or content.replaces != before:
             return None
         content.replaces = after
         return content
 
-    async def _remove_buried(self, file: FileVersion, number: int) -> None:
+    async def _remove_buried(self, grave: Grave, file: FileVersion) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""
         try:
-            await self._context.layout.remove(file)
+            if grave.astray and grave.aside is not None:
+                await remove_aside(self._context.layout, grave.aside)
+            if not grave.replaced:
+                await self._context.layout.remove(file)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
-        await self._context.journal.done(number)

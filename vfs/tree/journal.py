@@ -65,9 +65,15 @@ class Journal:
 
     async def done(self, number: int) -> None:
         """Note that a decision is carried out; lost in a crash, it is carried out once more."""
-        if self._pending.pop(number, None) is not None:
-            self._stage.names.append({"op": "done", "id": number})
+        if self.end(number):
             await self.compact(COMPACT_BYTES)
+
+    def end(self, number: int) -> bool:
+        """Queue that nothing is left to be done; False when it is known already."""
+        if self._pending.pop(number, None) is None:
+            return False
+        self._stage.names.append({"op": "done", "id": number})
+        return True
 
     def append(self, record: dict[str, Value] | None) -> None:
         """Queue an attribute change for the next sync."""

@@ -60,6 +60,7 @@ class Metadata:
         content = node.content
         if node.detached or node.parent is None or (content is not None and content.handles):
             return node
+        await node.settled()
         found = await self._context.listings.find(node.parent, node.name)
         if found is not node:
             raise StaleError("another host has removed or replaced it", key=node.key)
@@ -73,6 +74,7 @@ class Metadata:
         """
         context = self._context
         context.check_writable()
+        await node.settled()
         if change.size is not None:
             await self._files.truncate(node, change.size)
         before = node.attributes

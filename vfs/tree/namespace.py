@@ -26,9 +26,9 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.tree.context import Caller, Context
-from vfs.tree.graves import Grave, Graves
+from vfs.tree.graves import Graves
 from vfs.tree.listing import directory_of
-from vfs.tree.node import Move, Node
+from vfs.tree.node import Grave, Move, Node
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Namespace:
             if len(names.encode(name)) > names.NAME_MAX_BYTES:
                 names.check_new(name)
             raise NotFoundError("no such name", key=parent.key)
+        await parent.settled()
         node = await self._context.listings.find(parent, name)
         if node is None:
             raise NotFoundError("no such name", key=names.child(parent.key, name))
@@ -57,6 +58,7 @@ class Namespace:
     async def _must_be_free(self, parent: Node, name: str) -> None:
         """Prepare to make a name. Errors: ExistsError, and those of names that cannot be made."""
         context = self._context
+        await parent.settled()
         self._check_makeable(parent, name)
         # Asked anew: an answer from memory must not hide what another host has made.
         if await context.listings.ask(parent, name) is not None:
@@ -90,6 +92,7 @@ class Namespace:
         The first commit has the condition that nothing is there, so another host's file of that
         name is a conflict, not a loss. None when the name is known after all.
         """
+        await parent.settled()
         self._check_makeable(parent, name)
         if await self._context.listings.find(parent, name) is not None:
             return None
@@ -101,8 +104,9 @@ class Namespace:
         node = context.inodes.add(parent, name, attributes, None)
         content = context.content(node)
         # An object of an unlinked file may still be there, waiting for its last close.
-        content.replaces = directory_of(parent).tombstones.get(name)
-        content.gate = directory_of(parent).gate(name)
+        content.replaces = directory_of(parent).buried(name)
+        gate = directory_of(parent).gate(name)
+        content.gate = gate if gate is not None else content.gate
         content.changed()
         context.committer.note(content)
         self._born(parent, name, node, pending=True)
@@ -187,6 +191,7 @@ class Namespace:
         """Remove an empty directory. Errors: NotEmptyError, WrongKindError, NotFoundError."""
         context = self._context
         context.check_writable()
+        await parent.settled()
         node = await self.lookup(parent, name)
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
@@ -233,6 +238,7 @@ class Namespace:
         """Remove a file's name. Errors: IsDirectoryError, NotFoundError."""
         context = self._context
         context.check_writable()
+        await parent.settled()
         node = await self.lookup(parent, name)
         if node.is_directory:
             raise IsDirectoryError("is a directory", key=node.key)

@@ -48,6 +48,21 @@ class Move:
     over: trio.Event  # set when the old key is nobody's any more
 
 
+@dataclass(slots=True)
+class Grave:
+    """An object that goes when nobody reads it any more; its name is gone."""
+
+    number: int  # of the decision in the journal
+    file: FileVersion
+    parent: "Node"
+    name: str
+    aside: Key | None = None  # where it is to lie until then
+    astray: bool = False  # it may be there as well, or instead: a request has failed
+    replaced: bool = False  # by a file of ours: what is there may be like it, and stays
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    """Held by who removes or replaces the object; taken before the `commits` of a new file."""
+
+
 def _no_children() -> "dict[str, Node]":
     return {}
 
@@ -62,9 +77,10 @@ class Directory:
     hidden: int = 0  # keys that cannot be names, counted by the last listing
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     children: "dict[str, Node]" = field(default_factory=_no_children)
-    tombstones: dict[str, FileVersion] = field(default_factory=dict[str, FileVersion])
+    tombstones: dict[str, Grave] = field(default_factory=dict[str, Grave])
     leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
     stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
+    moving: trio.Event | None = None  # while its objects get other keys; set when they have
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
@@ -80,6 +96,11 @@ class Directory:
         """
         move = self.leaving.get(name)
         return move.over if move is not None else self.stuck.get(name)
+
+    def buried(self, name: str) -> FileVersion | None:
+        """Return what the store still has under a name that was removed here."""
+        grave = self.tombstones.get(name)
+        return grave.file if grave is not None else None
 
     def note(self, name: str, node: "Node | None", *, pending: bool) -> None:
         """Record our own change of a name."""
@@ -147,6 +168,21 @@ class Node:
         about = self.attributes
         special = about.kind != stat.S_IFREG or about.mode & (stat.S_ISUID | stat.S_ISGID)
         return self.move is not None or bool(special or about.xattrs)
+
+    @property
+    def moving(self) -> trio.Event | None:
+        """What is set when a directory that this is, or is in, has its new name."""
+        node: Node | None = self
+        while node is not None:
+            if node.directory is not None and node.directory.moving is not None:
+                return node.directory.moving
+            node = node.parent
+        return None
+
+    async def settled(self) -> None:
+        """Return when no directory above is on its way to another name: keys change by that."""
+        while (moving := self.moving) is not None:
+            await moving.wait()
 
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""

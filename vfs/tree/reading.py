@@ -65,6 +65,7 @@ class DirectoryStream:
         directory = directory_of(node)
         if node.detached:
             return
+        await node.settled()
         began_s = trio.current_time()
         # What is pending now may be stored while we read, behind the page that would show it.
         made = {

@@ -12,9 +12,9 @@ from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
-from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
+from vfs.tree.graves import remove_aside
 from vfs.tree.rename_tree import is_copy, move_tree
 from vfs.tree.sidecar import decode_entry
 from vfs.values import Key, Version
@@ -58,19 +58,12 @@ async def _forget_directories(fs: FileSystem) -> None:
             context.journal.append(context.sidecars.forget(sidecar.directory))
 
 
-async def _remove_aside(fs: FileSystem, record: Mapping[str, Value]) -> None:
-    """Remove an unlinked file from where it may have been put while it was open."""
-    aside = record.get("aside")
-    if isinstance(aside, str):
-        file = FileVersion(ObjectVersion(Key(aside), Version("")), 0, 0)
-        await fs.context.layout.remove(file, whichever=True)
-
-
 async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
     match record.get("op"):
         case "unlink":
             await _remove(fs, file_of(_fields(record["file"])))
-            await _remove_aside(fs, record)
+            if isinstance(aside := record.get("aside"), str):
+                await remove_aside(fs.context.layout, Key(aside))
         case "move":
             await _move(fs, file_of(_fields(record["file"])), Key(str(record["target"])), record)
         case "move_directory":

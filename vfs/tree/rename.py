@@ -7,7 +7,8 @@ removed after that. A directory is a journalled sequence of those.
 """
 
 import logging
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -48,13 +49,34 @@ class _Place:
 
     parent: Node
     name: str
-    replaces: FileVersion | None  # what the store has there
-    over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
     target: Node | None  # the file that is replaced
+    content: Content | None  # of that
+    over: tuple[StagedFile, ...]  # what was written there: from the rename on it is nobody's
 
     @property
     def key(self) -> Key:
         return names.child(self.parent.key, self.name)
+
+    @property
+    def replaces(self) -> FileVersion | None:
+        """What the store has there now: what was unlinked there may go between two awaits."""
+        if self.content is not None:
+            return self.content.replaces
+        if self.target is not None:
+            return self.target.file
+        return directory_of(self.parent).buried(self.name)
+
+
+@contextmanager
+def _moving(node: Node) -> Generator[None]:
+    """Let what is done below a directory wait until its keys are others."""
+    directory, over = directory_of(node), trio.Event()
+    directory.moving = over
+    try:
+        yield
+    finally:
+        directory.moving = None
+        over.set()
 
 
 class Rename:
@@ -77,6 +99,8 @@ class Rename:
         if flags & ~NOREPLACE:
             raise InvalidError("only RENAME_NOREPLACE is possible")
         names.check_new(target_name)
+        await parent.settled()
+        await target_parent.settled()
         context.layout.check_key(names.child(target_parent.key, target_name))
         node = await self._namespace.lookup(parent, name)
         target = await context.listings.ask(target_parent, target_name)
@@ -157,31 +181,40 @@ class Rename:
         context = self._context
         number = self._decide(node, source, place)
         await context.journal.sync()
-        layout, atomic = context.layout, context.layout.moves_files
-        old_parent, old_name = node.parent, node.name
+        atomic, old_parent, old_name = context.layout.moves_files, node.parent, node.name
         if old_parent is None:
             return
+        buried, grave = directory_of(place.parent).tombstones.get(place.name), None
+        async with AsyncExitStack() as held:
+            if buried is not None:
+                await held.enter_async_context(buried.lock)
+            moved = await self._bring(source, place, number)
+            # No await from here on: the tree changes as a whole.
+            self._hang(node, place, moved)
+        self._forget_old(old_parent, old_name, pending=not atomic)
+        context.note_attributes(node)
+        if not atomic:
+            grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
+        await self._replace(content, place)
+        if buried is not None:
+            await context.journal.sync()  # else a restart might take the copy for what was there
+        if grave is not None:
+            await self._namespace.graves.clear(node, grave)
+        else:
+            await context.journal.done(number)
+
+    async def _bring(self, source: FileVersion, place: _Place, number: int) -> FileVersion:
+        """Store a file under its new name, the old one left where nothing moves it."""
+        layout = self._context.layout
         try:
-            move = layout.move if atomic else layout.copy
-            moved = await move(source, place.key, replaces=place.replaces)
+            move = layout.move if layout.moves_files else layout.copy
+            return await move(source, place.key, replaces=place.replaces)
         except VfsError:
             landed = await self._landed(source, place)
             if landed is None:
                 await self._undecide(number)
                 raise
-            moved = landed
-        # No await from here on: the tree changes as a whole.
-        self._hang(node, place, moved)
-        self._forget_old(old_parent, old_name, pending=not atomic)
-        context.note_attributes(node)
-        grave = None
-        if not atomic:
-            grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
-        await self._replace(content, place)
-        if grave is not None:
-            await self._namespace.graves.clear(node, grave)
-        else:
-            await context.journal.done(number)
+            return landed
 
     async def _undecide(self, number: int) -> None:
         """Let no restart carry out what is answered with an error."""
@@ -237,10 +270,10 @@ class Rename:
     async def _give_up(self, parent: Node, name: str, target: Node | None) -> _Place:
         """Let the unsaved changes of what is replaced go; return where the file goes."""
         if target is None:
-            return _Place(parent, name, directory_of(parent).tombstones.get(name), (), None)
+            return _Place(parent, name, None, None, ())
         content = target.content
         if content is None:
-            return _Place(parent, name, target.file, (), target)
+            return _Place(parent, name, target, None, ())
         content.discarded = True
         try:
             if await self._context.committer.cancel(content):
@@ -252,7 +285,7 @@ class Rename:
             raise
         await content.retarget()
         over = () if content.staged is None else (content.staged,)
-        return _Place(parent, name, content.replaces, over, target)
+        return _Place(parent, name, target, content, over)
 
     def _hang(self, node: Node, place: _Place, file: FileVersion | None) -> None:
         """Give a node its new place and, when it is stored there, its new version."""
@@ -261,7 +294,8 @@ class Rename:
         node.file = file
         directory = directory_of(parent)
         directory.note(name, node, pending=file is None)
-        directory.tombstones.pop(name, None)
+        if file is not None:
+            context.replace_buried(directory, name)
         if directory.entries is not None and file is not None:
             directory.entries[name] = Entry(name, file)
         now = context.wall_ns()
@@ -329,13 +363,15 @@ class Rename:
             await self._namespace.check_empty(target)
             await self._namespace.remove_directory(target)
             target.detach()
+        for below in node.below():
+            await below.settled()
         await self._store_below(node)
         source_key, target_key = node.key, names.child(parent.key, name)
         for sidecar in context.sidecars.below(source_key):
             await context.sidecars.upload(sidecar.directory)
         async with AsyncExitStack() as held:
-            contents = [below.content for below in node.below() if below.content is not None]
-            for content in contents:  # no version may go to an old key any more
+            held.enter_context(_moving(node))
+            for content in self._contents(node):  # no version may go to an old key any more
                 await held.enter_async_context(content.commits)
                 await content.settle()
             number = await self._begin_directory(node, source_key, target_key)
@@ -351,9 +387,13 @@ class Rename:
                 raise
             self._follow(source_key, target_key, renamed, taken)
             self._rehang_directory(node, parent, name, source_key, target_key, renamed)
-            for content in contents:
+            for content in self._contents(node):
                 await content.retarget()
         await context.journal.done(number)
+
+    @staticmethod
+    def _contents(node: Node) -> list[Content]:
+        return [below.content for below in node.below() if below.content is not None]
 
     async def _store_below(self, node: Node) -> None:
         """Store what is dirty below a directory, also what is only leaving it."""
@@ -444,6 +484,8 @@ class Rename:
             return
         old = node.file
         if old is None:
+            if node.content is not None:
+                node.content.journal.retarget()
             return
         key = Key(target + old.pin.key[len(source) :])
         new = renamed.get(key) or replace(old, pin=replace(old.pin, key=key, version_id=None))

@@ -19,7 +19,7 @@ from vfs.file.content import Content
 from vfs.layout.base import FileVersion
 from vfs.stage.file import StagedFile
 from vfs.stage.journal import Extent, StagedState
-from vfs.stage.records import Record, Value, file_of, file_record, number, text
+from vfs.stage.records import Record, Value, file_of, number, text
 from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
@@ -56,10 +56,12 @@ async def take_up(
             await staged.forget()
             staged.close()
             continue
-        elsewhere = move is not None and move["target"] != state.key
+        replaces = state.replaces
+        if move is not None and move["target"] != state.key:
+            replaces = _expected(Key(str(move.get("target"))), move.get("replaces"))
         # Its object is replaced by the next commit.
-        buried = None if elsewhere else _claim(open_decisions, "unlink", state.replaces)
-        freed = buried is not None and await _is_gone(fs, state.replaces)
+        buried = _claim(open_decisions, "unlink", replaces)
+        freed = buried is not None and await _is_gone(fs, replaces)
         try:
             nodes.append(await _Resumed(fs, state).go_on(staged, move, freed=freed))
         except (KeyError, TypeError, ValueError) as error:
@@ -117,9 +119,13 @@ def _claim(decisions: list[Decision], op: str, file: FileVersion | None) -> Deci
     """Take the decision about a version of a file out of the list."""
     if file is None:
         return None
-    about = file_record(file)
     for record in decisions:
-        if record.get("op") == op and record.get("file") == about:
+        about = record.get("file")
+        if (
+            record.get("op") == op
+            and isinstance(about, dict)
+            and (about.get("key"), about.get("version")) == (file.pin.key, file.pin.version)
+        ):
             decisions.remove(record)
             return record
     return None
