@@ -15,15 +15,16 @@ from functools import partial
 import trio
 
 from vfs import names
-from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
+from vfs.errors import ConflictError, NotFoundError, StaleError, TransientError, VfsError
 from vfs.file.content import Content
 from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY
 from vfs.stage.records import Value, file_record
+from vfs.store.base import ObjectVersion
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Node
-from vfs.values import Key
+from vfs.values import Key, Version
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,12 @@ class Grave:
     parent: Node
     name: str
     aside: Key | None = None  # where it may lie until then
+    lost: bool = False  # nobody has heard whether it lies there
+
+
+def anything_at(place: Key) -> FileVersion:
+    """Return a file to be removed whatever its version is."""
+    return FileVersion(ObjectVersion(place, Version("")), 0, 0)
 
 
 class Graves:
@@ -97,15 +104,41 @@ class Graves:
         directory, file = directory_of(grave.parent), grave.file
         async with self._heir_waits(grave):
             async with content.commits:  # who reads meanwhile waits for it
-                moved = await self._context.layout.move(file, place, replaces=None)
+                moved = await self._lay(grave, place)
                 self._refile(grave, moved)
             await self._leave_nothing(grave, file)
         if directory.tombstones.get(grave.name) is moved:
             del directory.tombstones[grave.name]
             directory.note(grave.name, None, pending=False)
 
+    async def _lay(self, grave: Grave, place: Key) -> FileVersion:
+        """Move an object to a place that nobody else knows."""
+        moved = await self._laid(grave, grave.aside) if grave.lost and grave.aside else None
+        if moved is None:
+            grave.aside, grave.lost = place, True
+            try:
+                moved = await self._context.layout.move(grave.file, place, replaces=None)
+            except TransientError:
+                moved = await self._laid(grave, place)
+                if moved is None:
+                    raise
+        grave.lost = False
+        return moved
+
+    async def _laid(self, grave: Grave, place: Key) -> FileVersion | None:
+        """Return what lies aside although nobody was told; a second copy of it goes."""
+        layout = self._context.layout
+        aside, there = await layout.find(place), await layout.find(grave.file.pin.key)
+        if aside is None or aside.file is None:
+            return None
+        if there is not None and there.file is not None and there.file == grave.file:
+            await layout.remove(aside.file)
+            return None
+        return aside.file
+
     async def vacate(self, directory: Key) -> None:
         """Let nothing of unlinked files lie below a directory that goes: it would come back."""
+        layout = self._context.layout
         for grave in list(self._all.values()):
             if not grave.file.pin.key.startswith(names.as_prefix(directory)):
                 continue
@@ -113,7 +146,7 @@ class Graves:
             if reader is None or reader.content is None:
                 await self._clear(grave)
                 continue
-            place = self._context.layout.place_aside()
+            place = grave.aside if grave.lost and grave.aside else layout.place_aside()
             fields: dict[str, Value] = {"file": file_record(grave.file), "aside": place}
             self._context.journal.note("unlink", fields, grave.number)
             await self._context.journal.sync()
@@ -181,7 +214,7 @@ class Graves:
         number, file, parent, name = grave.number, grave.file, grave.parent, grave.name
         directory = directory_of(parent)
         async with self._heir_waits(grave):
-            await self._remove_buried(file, number)
+            await self._remove_buried(grave)
             await self._leave_nothing(grave, file)
         self._all.pop(number, None)
         if directory.tombstones.get(name) is file:
@@ -222,10 +255,13 @@ class Graves:
         content.replaces = after
         return content
 
-    async def _remove_buried(self, file: FileVersion, number: int) -> None:
+    async def _remove_buried(self, grave: Grave) -> None:
         """Carry a journalled removal out, if the object is still the one that was unlinked."""
+        layout, file = self._context.layout, grave.file
         try:
-            await self._context.layout.remove(file)
+            await layout.remove(file)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)
-        await self._context.journal.done(number)
+        if grave.aside is not None and grave.lost:
+            await layout.remove(anything_at(grave.aside), whichever=True)
+        await self._context.journal.done(grave.number)

@@ -12,9 +12,9 @@ from vfs import names
 from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
-from vfs.store.base import ObjectVersion
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
+from vfs.tree.graves import anything_at
 from vfs.tree.rename_tree import is_copy, move_tree
 from vfs.tree.sidecar import decode_entry
 from vfs.values import Key, Version
@@ -62,8 +62,7 @@ async def _remove_aside(fs: FileSystem, record: Mapping[str, Value]) -> None:
     """Remove an unlinked file from where it may have been put while it was open."""
     aside = record.get("aside")
     if isinstance(aside, str):
-        file = FileVersion(ObjectVersion(Key(aside), Version("")), 0, 0)
-        await fs.context.layout.remove(file, whichever=True)
+        await fs.context.layout.remove(anything_at(Key(aside)), whichever=True)
 
 
 async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
