@@ -615,6 +615,32 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
         assert await get(store, "d/a") == b"theirs"
 
 
+async def test_a_directory_is_not_empty_while_what_is_written_in_it_is_stored(
+    store, tmp_path, virtual_time
+):
+    async with shell_on(store, tmp_path, "metadata_ttl=5s", "fsync=local") as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"old")
+        await shell.drain()
+        await trio.sleep(60)
+        fd = await shell.open("d/a")
+        await shell.pwrite(fd, 0, b"new")
+        listing = store.hold_answer("list", key="d/")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def remove():
+                with pytest.raises(NotEmptyError):
+                    await shell.rmdir("d")
+
+            await listing.reached.wait()
+            await shell.drain()
+            listing.release()
+        await shell.close(fd)
+        assert await shell.ls("d") == ["a"]
+        assert await shell.read("d/a") == b"new"
+
+
 @pytest.mark.promise("S-name-7")
 async def test_a_directory_that_was_only_implied_stays_when_its_last_file_goes(store, tmp_path):
     await put(store, "d/a", b"x")

@@ -209,17 +209,22 @@ class Namespace:
     async def check_empty(self, node: Node) -> None:
         """Refuse a directory that has names. Errors: NotEmptyError."""
         directory = directory_of(node)
-        if any(change.node is not None for change in directory.changes.values()):
-            for name in list(directory.changes):
-                decided, child = self._context.listings.own(node, name)
-                if decided and child is not None:
-                    raise NotEmptyError("the directory is not empty", key=node.key)
+        self._removed_here(node)
         await self._context.listings.load(node, 0, whole=False)
-        removed = {
-            name for name in list(directory.changes) if self._context.listings.own(node, name)[0]
-        }
+        removed = self._removed_here(node)  # a commit may have made one anew meanwhile
         if directory.entries is None or set(directory.entries) - removed or directory.hidden:
             raise NotEmptyError("the directory is not empty", key=node.key)
+
+    def _removed_here(self, node: Node) -> set[str]:
+        """Return the names that are gone by our own changes. Errors: NotEmptyError for any other."""
+        removed: set[str] = set()
+        for name in list(directory_of(node).changes):
+            decided, child = self._context.listings.own(node, name)
+            if decided and child is not None:
+                raise NotEmptyError("the directory is not empty", key=node.key)
+            if decided:
+                removed.add(name)
+        return removed
 
     async def remove_directory(self, node: Node) -> None:
         """Remove what a directory has in the store: its sidecars, then its marker."""
