@@ -596,8 +596,7 @@ class Crashes(RuleBasedStateMachine):
         else:
             # Half a rename: another tool would see this, and so do we. What follows is its end.
             self.tree.may(new, Entry("file", file.data, None, "a copy of it", xattr=None))
-            self.unsure([old, new], *filter(None, [file, there]))
-            self.only_copied(file)
+            self.half_renamed([old, new], [file], [there] if there else [])
             if there is not None:
                 self.half_removed(there, new, base, [old, new])
 
@@ -682,14 +681,16 @@ class Crashes(RuleBasedStateMachine):
             for path, there in moving.items():
                 if (entry := entries[path]) is not None and entry.kind != "directory":
                     self.tree.may(there, Entry("file", entry.data, None, "a copy", xattr=None))
-            self.unsure([*moving, *moving.values()], *filter(None, entries.values()))
-            self.only_copied(*filter(None, entries.values()))
+            self.half_renamed([*moving, *moving.values()], [*filter(None, entries.values())])
 
-    def only_copied(self, *entries):
-        """Of what has no name after half a rename its copy is left."""
-        for one in entries:
-            if self.tree.path_of(one) is None:
-                one.doomed = True
+    def half_renamed(self, paths, files, replaced=()):
+        """See what half a rename has done: of what has no name after it its copy is left."""
+        doomed = [one.doomed for one in files]
+        for one in files:  # also when the mount dies before it was seen
+            one.doomed = True
+        self.unsure(paths, *files, *replaced)
+        for one, before in zip(files, doomed, strict=True):
+            one.doomed = before or self.tree.path_of(one) is None
 
     def sure_nothing_else_may_be(self, paths):
         for path in paths:
