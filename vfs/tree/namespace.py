@@ -216,7 +216,7 @@ class Namespace:
             raise NotEmptyError("the directory is not empty", key=node.key)
 
     def _removed_here(self, node: Node) -> set[str]:
-        """Return the names that are gone by our own changes. Errors: NotEmptyError for any other."""
+        """Return the names that we have removed. Errors: NotEmptyError when we have made one."""
         removed: set[str] = set()
         for name in list(directory_of(node).changes):
             decided, child = self._context.listings.own(node, name)
