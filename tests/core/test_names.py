@@ -447,6 +447,32 @@ async def test_kinds_must_agree(store, tmp_path):
         assert await shell.ls() == ["dir", "file"]
 
 
+@pytest.mark.parametrize("how", ["unlink", "rename"])
+async def test_an_old_name_that_went_unheard_is_free_for_a_new_file_when_the_renamed_one_goes(
+    tmp_path, virtual_time, expect_log, how
+):
+    expect_log("upload of 'b' failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL, "fsync=local") as shell:
+        await shell.write("c", b"another")
+        await shell.write("a", b"old")
+        await shell.drain()
+        await shell.truncate("a", 2)
+        removal = store.lose_reply("remove", key="a")
+        await shell.rename("a", "b")
+        shell.fs.context.stage.budget.on_pressure()
+        await removal.reached.wait()
+        await shell.write("a", b"new")
+        if how == "unlink":
+            await shell.unlink("b")
+        else:
+            await shell.rename("c", "b")
+        await shell.drain()
+        assert await get(store, "a") == b"new"
+        assert shell.mount.conflicts.count == 0
+        assert "a" in await shell.ls()
+
+
 # Directories
 
 

@@ -273,7 +273,9 @@ class Namespace:
         content.discarded = True
         try:
             file = node.file
-            if await context.committer.cancel(content) or node.move is not None:
+            moving = node.move is not None
+            if await context.committer.cancel(content) or moving:
+                await self.finish_move(content)
                 file = await self.standing(node, content)
             await content.retarget()
             # The last decision is the one that ends the staged file: with the others alone a
@@ -290,6 +292,15 @@ class Namespace:
             self.take_back(content)
             raise
         return graves
+
+    @staticmethod
+    async def finish_move(content: Content) -> None:
+        """Let the old name of a file go that is stored under its new one, before that goes, too.
+
+        Perhaps it is gone already and nobody was told: a new file of that name must not expect it.
+        """
+        async with content.commits:
+            await content.finish_move()
 
     async def standing(self, node: Node, content: Content) -> FileVersion | None:
         """Return what the store has of a file whose commit was cancelled: it may have landed."""

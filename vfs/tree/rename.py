@@ -243,7 +243,9 @@ class Rename:
             return _Place(parent, name, target.file, (), target)
         content.discarded = True
         try:
-            if await self._context.committer.cancel(content):
+            cancelled = await self._context.committer.cancel(content)
+            await self._namespace.finish_move(content)
+            if cancelled:
                 content.replaces = await self._namespace.standing(target, content)
                 if target.move is None:
                     target.file = content.replaces
