@@ -454,8 +454,7 @@ class Crashes(RuleBasedStateMachine):
             file.may_change(after)
             what = f"ftruncate {fd} of {file!r} to {size}"
             if self.do(what, lambda shell: shell.ftruncate(fd, size)):
-                if after != file.data:
-                    file.change(after)
+                file.change(after)
             else:
                 self.after_failed_cut(file, after)
 
@@ -468,8 +467,7 @@ class Crashes(RuleBasedStateMachine):
             file.may_change(after)
             what = f"truncate {path} to {size}"
             if self.do(what, lambda shell: shell.truncate(path, size)):
-                if after != file.data:
-                    file.change(after)
+                file.change(after)
                 if not any(one[1] is file and one[2] for one in self.handles):
                     self.tree.keep(file)
             else:
@@ -484,8 +482,7 @@ class Crashes(RuleBasedStateMachine):
         else:
             found = self.sure(f"how long is {path}?", lambda shell: shell.read(path))
             self.told(lambda: self.is_one_of(found, file.data, after))
-            if found != file.data:
-                file.change(after)
+            file.change(found)
 
     @staticmethod
     def is_one_of(found, *expected):

@@ -73,10 +73,11 @@ class Metadata:
         """
         context = self._context
         context.check_writable()
-        if change.size is not None:
-            await self._files.truncate(node, change.size)
+        stored = change.size is None or await self._files.truncate(node, change.size)
         before = node.attributes
         now = context.wall_ns()
+        if not stored and change.mtime_ns is None:  # it had that size: only its time is new
+            change = replace(change, mtime_ns=now)
         mode = before.mode if change.mode is None else before.kind | stat.S_IMODE(change.mode)
         node.attributes = replace(
             before,
