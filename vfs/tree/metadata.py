@@ -103,8 +103,11 @@ class Metadata:
         """Journal a node's attributes; those of a file never stored go with its first commit."""
         if node.detached:
             return
-        if node.content is not None and node.content.needs_commit:
-            await node.content.describe(stored=node.file is not None)
+        content = node.content
+        if content is not None and content.needs_commit:
+            await content.describe(stored=node.file is not None)
+        elif content is not None:  # what is written to it next goes behind what is staged
+            await content.journal.describe()
         if node.file is None and not node.is_directory:
             return
         self._context.keep_attributes(node)
