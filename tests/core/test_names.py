@@ -641,6 +641,26 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
         assert await get(store, "d/a") == b"theirs"
 
 
+@pytest.mark.parametrize("how", ["rmdir", "rename"])
+async def test_a_directory_goes_with_what_was_renamed_out_of_it_and_not_stored(
+    tmp_path, virtual_time, how
+):
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL, "fsync=local") as shell:
+        await shell.mkdir("d")
+        await shell.mkdir("e")
+        await shell.write("d/a", b"old")
+        await shell.drain()
+        await shell.truncate("d/a", 2)
+        await shell.rename("d/a", "a")
+        if how == "rmdir":
+            await shell.rmdir("d")
+        else:
+            await shell.rename("e", "d")
+        assert await get(store, "d/a") is None
+        assert await get(store, "a") == b"ol"
+
+
 async def test_a_directory_is_not_empty_while_what_is_written_in_it_is_stored(
     store, tmp_path, virtual_time
 ):

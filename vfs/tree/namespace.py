@@ -191,7 +191,7 @@ class Namespace:
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
         await self.check_empty(node)
-        await self._let_leave(node)
+        await self.let_leave(node)
         await self.remove_directory(node)
         context.drop_attributes(parent, name)
         directory_of(parent).note(name, None, pending=False)
@@ -199,12 +199,15 @@ class Namespace:
         context.touch_directory(parent)
         await context.journal.sync()
 
-    async def _let_leave(self, node: Node) -> None:
-        """Store what was renamed out of a directory, where the store would see it in there."""
-        if self._context.layout.moves_directories:
-            for move in list(directory_of(node).leaving.values()):
-                await self._context.committer.store(move.content)
-                await move.over.wait()
+    async def let_leave(self, node: Node) -> None:
+        """Store what was renamed out of a directory that goes.
+
+        Its object still lies in there: the directory would be there again, and with it a file
+        whose removal takes what the renamed one is made from.
+        """
+        for move in list(directory_of(node).leaving.values()):
+            await self._context.committer.store(move.content)
+            await move.over.wait()
 
     async def check_empty(self, node: Node) -> None:
         """Refuse a directory that has names. Errors: NotEmptyError."""

@@ -329,6 +329,7 @@ class Rename:
         await self._namespace.keep_directory(node.parent)
         if target is not None:
             await self._namespace.check_empty(target)
+            await self._namespace.let_leave(target)
             await self._namespace.remove_directory(target)
             target.detach()
         await self._store_below(node)
@@ -364,9 +365,7 @@ class Rename:
             if below.content is not None and below.content.needs_commit:
                 await committer.store(below.content)
             if below.directory is not None:
-                for move in list(below.directory.leaving.values()):
-                    await committer.store(move.content)
-                    await move.over.wait()
+                await self._namespace.let_leave(below)
 
     async def _begin_directory(self, node: Node, source: Key, target: Key) -> int:
         entry = attributes_value(node.attributes)
