@@ -449,7 +449,7 @@ class Content:
         )
         try:
             return await draft.commit(FrozenContent(staged, frozen, self._read_base), about)
-        except VfsError:
+        except BaseException:  # cancelled, too
             await draft.abandon()
             raise
         finally:

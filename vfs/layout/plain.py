@@ -287,7 +287,7 @@ class PlainLayout(Layout):
         )
         try:
             return await draft.commit(_Untouched(self, file), metadata)
-        except VfsError:
+        except BaseException:  # cancelled when the copy of another file of its directory has failed
             await draft.abandon()
             raise
 

@@ -176,7 +176,11 @@ class Rename:
         context.note_attributes(node)
         grave = None
         if not atomic:
-            grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
+            # It takes the place of the decision that tells what was staged for the new name.
+            over = tuple(staged.path.name for staged in place.over)
+            grave = self._namespace.graves.dig(
+                old_parent, old_name, source, over=over, number=number
+            )
         await self._replace(content, place)
         if grave is not None:
             await self._namespace.graves.clear(node, grave)
