@@ -17,7 +17,6 @@ from vfs.errors import (
     NameTooLongError,
     NotFoundError,
     StaleError,
-    VfsError,
 )
 from vfs.layout import parts
 from vfs.layout.base import (
