@@ -473,6 +473,28 @@ async def test_an_old_name_that_went_unheard_is_free_for_a_new_file_when_the_ren
         assert "a" in await shell.ls()
 
 
+async def test_two_files_change_names_while_the_removal_of_an_old_one_fails(
+    tmp_path, virtual_time, expect_log
+):
+    expect_log("removal of unlinked .a. failed")
+    expect_log("upload of .* failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.write("a", b"a")
+        await shell.write("b", b"b")
+        await shell.drain()
+        down = store.fail("remove", TransientError("down"), times=1 << 30)
+        await shell.rename("a", "c")
+        await shell.rename("b", "a")
+        await shell.rename("c", "b")
+        down.times = 0
+        await shell.drain()
+        assert await get(store, "a") == b"b"
+        assert await get(store, "b") == b"a"
+        assert sorted(await keys(store)) == ["a", "b"]
+        assert shell.mount.conflicts.count == 0
+
+
 # Directories
 
 

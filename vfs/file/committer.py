@@ -214,7 +214,8 @@ class Committer:
         while content.needs_commit and (
             content.stored < state.goal or content.stored == content.changes
         ):
-            await content.pass_gate()  # before a slot is taken: the other file may need it
+            if not content.left:  # others may wait for that
+                await content.pass_gate()  # before a slot is taken: the other file may need it
             async with self._commit_slots:
                 await self._attempt(content, state)
             if state.error is not None and content.lost is None:
