@@ -495,6 +495,28 @@ async def test_two_files_change_names_while_the_removal_of_an_old_one_fails(
         assert shell.mount.conflicts.count == 0
 
 
+async def test_what_was_removed_is_not_seen_again_when_a_new_file_leaves_its_name(
+    tmp_path, virtual_time, expect_log
+):
+    expect_log("removal of unlinked 'a' failed")
+    expect_log("upload of .* failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, "metadata_ttl=1s", "fsync=local") as shell:
+        await shell.write("a", b"old")
+        await shell.drain()
+        down = store.fail("remove", TransientError("down"), times=1 << 30)
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.close(fd)
+        await shell.write("a", b"new")
+        await shell.rename("a", "b")
+        await trio.sleep(5)
+        assert await shell.ls() == ["b"]
+        down.times = 0
+        await shell.drain()
+        assert await keys(store) == ["b"]
+
+
 # Directories
 
 

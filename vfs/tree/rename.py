@@ -281,7 +281,8 @@ class Rename:
 
     def _forget_old(self, parent: Node, name: str, *, pending: bool) -> None:
         directory = directory_of(parent)
-        directory.note(name, None, pending=pending)
+        # What is buried there and not removed yet must not be seen again.
+        directory.note(name, None, pending=pending or name in directory.tombstones)
         if directory.entries is not None:
             directory.entries.pop(name, None)
         self._context.drop_attributes(parent, name)
