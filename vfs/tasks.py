@@ -40,3 +40,15 @@ async def open_tasks() -> AsyncGenerator[trio.Nursery, None]:
         for error in (*others, *expected):
             raise error from None
         raise
+
+
+async def either(one: trio.Event, other: trio.Event) -> None:
+    """Return when one of two events has happened."""
+
+    async def wait(event: trio.Event) -> None:
+        await event.wait()
+        nursery.cancel_scope.cancel()
+
+    async with open_tasks() as nursery:
+        nursery.start_soon(wait, one)
+        nursery.start_soon(wait, other)

@@ -23,6 +23,21 @@ from vfs.tree.sidecar import decode_sidecar
 TTL = "metadata_ttl=0"
 
 
+@pytest.mark.parametrize("size", [0, 1])
+async def test_the_time_of_a_cut_to_the_size_that_it_has_is_kept_across_a_remount(
+    store, tmp_path, size
+):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", bytes(size))
+        await shell.setattr("a", mtime_ns=5)
+        await shell.drain()
+        await shell.truncate("a", size)
+        cut_ns = (await shell.stat("a")).mtime_ns
+        assert cut_ns > 5
+    async with shell_on(store, tmp_path) as shell:
+        assert (await shell.stat("a")).mtime_ns == cut_ns
+
+
 @pytest.mark.promise("S-attr-1")
 async def test_attributes_are_kept_across_a_remount(store, tmp_path):
     async with shell_on(store, tmp_path) as shell:

@@ -220,6 +220,34 @@ async def test_renames_of_a_file_that_was_renamed_over_another(every_crash, mode
     await every_crash(prepare, scenario, check, f"fsync={mode}")
 
 
+@pytest.mark.parametrize("mode", ["remote", "local"])
+async def test_a_file_is_renamed_over_one_that_was_renamed_and_is_not_stored(
+    every_crash, mode, expect_log
+):
+    expect_log("both names stay", maybe=True)  # what is half done is told
+
+    async def prepare(shell):
+        await shell.write("a", b"small")
+        await shell.write("b", b"other")
+        await shell.write("c", b"large" * 100)
+
+    async def scenario(shell):
+        fd = await shell.open("c")
+        await shell.ftruncate(fd, 400)
+        await shell.rename("c", "b")
+        await shell.rename("a", "b")
+        await shell.close(fd)
+
+    async def check(shell, ended):
+        found = {name: await shell.read(name) for name in await shell.ls()}
+        if ended:
+            assert found == {"b": b"small"}
+        assert set(found) <= {"a", "b", "c"}
+        assert b"small" in found.values()
+
+    await every_crash(prepare, scenario, check, f"fsync={mode}")
+
+
 async def test_a_directory_with_an_open_file_that_was_unlinked_is_renamed(every_crash):
     unlinked = []
 

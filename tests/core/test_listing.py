@@ -321,3 +321,25 @@ async def test_making_a_directory_is_durable_at_once(store, tmp_path):
         await shell.mkdir("d")
         assert await keys(store) == ["d/"]
         assert await shell.ls("d") == []
+
+
+@pytest.mark.parametrize("later_s", [0, 60])
+async def test_what_was_stored_after_its_page_was_read_is_not_shown_as_it_was(
+    store, tmp_path, virtual_time, later_s
+):
+    async with shell_on(store, tmp_path, "metadata_ttl=5s", "fsync=local") as shell:
+        await shell.write("a", b"a")
+        await shell.write("b", b"old")
+        await shell.drain()
+        await trio.sleep(60)
+        fd = await shell.open("b")
+        await shell.pwrite(fd, 0, b"new")
+        number = await shell.fs.reading.open(await shell.node(""))
+        stream = shell.fs.reading.stream(number)
+        assert (await stream.at(0)).name == "a"
+        await shell.drain()
+        await shell.close(fd)
+        await trio.sleep(later_s)
+        assert await shell.read("b") == b"new"
+        assert (await stream.at(1)).name == "b"
+        assert await shell.read("b") == b"new"

@@ -112,6 +112,21 @@ async def test_a_file_that_was_cut_after_its_sync_is_one_of_both(crash, store, b
     assert found in (b"x" * 100, b"x" * 40, b"x" * 40 + b"y" * 10)
 
 
+async def test_the_mode_that_an_open_file_was_given_between_two_changes_is_there(store, tmp_path):
+    async def scenario(shell):
+        fd = await shell.create("a", 0o600)
+        await shell.pwrite(fd, 0, b"bytes")
+        await shell.fsync(fd)
+        await shell.drain()
+        await shell.chmod("a", 0o640)
+        await shell.ftruncate(fd, 2)
+
+    await killed(store, tmp_path / "stage", scenario, *LOCAL)
+    async with next_mount(store, tmp_path) as shell:
+        assert await shell.read("a") == b"by"
+        assert await shell.mode("a") == 0o640
+
+
 async def test_a_renamed_file_has_its_new_name(crash, store, backend, tmp_path):
     await put(backend, "old", b"before")
 

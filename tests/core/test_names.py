@@ -447,6 +447,76 @@ async def test_kinds_must_agree(store, tmp_path):
         assert await shell.ls() == ["dir", "file"]
 
 
+@pytest.mark.parametrize("how", ["unlink", "rename"])
+async def test_an_old_name_that_went_unheard_is_free_for_a_new_file_when_the_renamed_one_goes(
+    tmp_path, virtual_time, expect_log, how
+):
+    expect_log("upload of 'b' failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL, "fsync=local") as shell:
+        await shell.write("c", b"another")
+        await shell.write("a", b"old")
+        await shell.drain()
+        await shell.truncate("a", 2)
+        removal = store.lose_reply("remove", key="a")
+        await shell.rename("a", "b")
+        shell.fs.context.stage.budget.on_pressure()
+        await removal.reached.wait()
+        await shell.write("a", b"new")
+        if how == "unlink":
+            await shell.unlink("b")
+        else:
+            await shell.rename("c", "b")
+        await shell.drain()
+        assert await get(store, "a") == b"new"
+        assert shell.mount.conflicts.count == 0
+        assert "a" in await shell.ls()
+
+
+async def test_two_files_change_names_while_the_removal_of_an_old_one_fails(
+    tmp_path, virtual_time, expect_log
+):
+    expect_log("removal of unlinked .a. failed")
+    expect_log("upload of .* failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL) as shell:
+        await shell.write("a", b"a")
+        await shell.write("b", b"b")
+        await shell.drain()
+        down = store.fail("remove", TransientError("down"), times=1 << 30)
+        await shell.rename("a", "c")
+        await shell.rename("b", "a")
+        await shell.rename("c", "b")
+        down.times = 0
+        await shell.drain()
+        assert await get(store, "a") == b"b"
+        assert await get(store, "b") == b"a"
+        assert sorted(await keys(store)) == ["a", "b"]
+        assert shell.mount.conflicts.count == 0
+
+
+async def test_what_was_removed_is_not_seen_again_when_a_new_file_leaves_its_name(
+    tmp_path, virtual_time, expect_log
+):
+    expect_log("removal of unlinked 'a' failed")
+    expect_log("upload of .* failed", maybe=True)
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, "metadata_ttl=1s", "fsync=local") as shell:
+        await shell.write("a", b"old")
+        await shell.drain()
+        down = store.fail("remove", TransientError("down"), times=1 << 30)
+        fd = await shell.open("a")
+        await shell.unlink("a")
+        await shell.close(fd)
+        await shell.write("a", b"new")
+        await shell.rename("a", "b")
+        await trio.sleep(5)
+        assert await shell.ls() == ["b"]
+        down.times = 0
+        await shell.drain()
+        assert await keys(store) == ["b"]
+
+
 # Directories
 
 
@@ -613,6 +683,52 @@ async def test_a_name_removed_here_long_ago_and_made_elsewhere_keeps_its_directo
         with pytest.raises(NotEmptyError):
             await shell.rmdir("d")
         assert await get(store, "d/a") == b"theirs"
+
+
+@pytest.mark.parametrize("how", ["rmdir", "rename"])
+async def test_a_directory_goes_with_what_was_renamed_out_of_it_and_not_stored(
+    tmp_path, virtual_time, how
+):
+    store = FaultyStore(MemoryStore(features=replace(everything(), move=False)))
+    async with shell_on(store, tmp_path, TTL, "fsync=local") as shell:
+        await shell.mkdir("d")
+        await shell.mkdir("e")
+        await shell.write("d/a", b"old")
+        await shell.drain()
+        await shell.truncate("d/a", 2)
+        await shell.rename("d/a", "a")
+        if how == "rmdir":
+            await shell.rmdir("d")
+        else:
+            await shell.rename("e", "d")
+        assert await get(store, "d/a") is None
+        assert await get(store, "a") == b"ol"
+
+
+async def test_a_directory_is_not_empty_while_what_is_written_in_it_is_stored(
+    store, tmp_path, virtual_time
+):
+    async with shell_on(store, tmp_path, "metadata_ttl=5s", "fsync=local") as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"old")
+        await shell.drain()
+        await trio.sleep(60)
+        fd = await shell.open("d/a")
+        await shell.pwrite(fd, 0, b"new")
+        listing = store.hold_answer("list", key="d/")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def remove():
+                with pytest.raises(NotEmptyError):
+                    await shell.rmdir("d")
+
+            await listing.reached.wait()
+            await shell.drain()
+            listing.release()
+        await shell.close(fd)
+        assert await shell.ls("d") == ["a"]
+        assert await shell.read("d/a") == b"new"
 
 
 @pytest.mark.promise("S-name-7")

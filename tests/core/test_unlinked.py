@@ -97,6 +97,38 @@ async def test_where_it_cannot_be_put_aside_it_stays_until_it_is_closed(store, t
         assert await left(store) == []
 
 
+@pytest.mark.parametrize("outage", [False, True])
+async def test_it_goes_also_when_nobody_was_told_that_it_was_put_aside(store, tmp_path, outage):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        store.lose_reply("move")
+        fault = store.fail("head", TransientError("no network"), times=2 if outage else 0)
+        await shell.unlink("a")
+        fault.times = 0
+        assert outage or await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        assert await left(store) == []
+
+
+@pytest.mark.parametrize("operation", ["copy", "remove"])
+async def test_its_copy_is_not_left_where_a_lost_answer_has_kept_its_directory(
+    backend, tmp_path, operation
+):
+    store = FaultyStore(backend)
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"bytes")
+        fd = await shell.open("d/a")
+        await shell.unlink("d/a")
+        store.lose_reply(operation)
+        with suppress(TransientError):
+            await shell.rmdir("d")
+        assert await shell.all(fd) == b"bytes"
+        await shell.close(fd)
+        assert [key for key in await left(store) if not key.startswith("d")] == []
+
+
 @pytest.mark.parametrize("operation", ["move", "remove"])
 async def test_a_mount_that_dies_leaves_nothing_of_it(store, tmp_path, operation):
     async with tree_on(store, tmp_path) as mount:

@@ -30,6 +30,7 @@ class Loop:
         self.nursery: trio.Nursery
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._failed = False  # and has told of it: it answers no more
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -49,14 +50,16 @@ class Loop:
 
     def close(self) -> None:
         """Cancel all that is still running."""
-        self._jobs.put(None)
-        self._answer()
+        if not self._failed:
+            self._jobs.put(None)
+            self._answer()
         self._thread.join()
 
     def _run(self) -> None:
         try:
             trio.run(self._serve, clock=MockClock(autojump_threshold=0))
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            self._failed = True
             self._answers.put((None, error))
         else:
             self._answers.put((None, None))

@@ -9,6 +9,7 @@ puts the directory back to either.
 
 import os
 import random
+import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,33 +44,39 @@ class PowerSwitch:
 
     def watches(self, fd: int) -> bool:
         """Tell whether a descriptor is of something below the directory."""
-        return Path(os.readlink(f"/proc/self/fd/{fd}")).is_relative_to(self._root)
+        return f"{os.readlink(f'/proc/self/fd/{fd}')}/".startswith(f"{self._root}/")
 
     def synced(self, fd: int) -> None:
         """Take note of what is on the disk now."""
-        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
-        if not path.is_relative_to(self._root):
-            return
-        if path.is_dir():
-            self._names[path] = {entry.name: entry.stat().st_ino for entry in path.iterdir()}
+        if self.watches(fd):
+            self._take_note(fd)
+
+    def _take_note(self, fd: int) -> None:
+        about = os.fstat(fd)
+        if stat.S_ISDIR(about.st_mode):
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            self._names[path] = {entry.name: entry.inode() for entry in _entries(path)}
         else:
-            about = os.fstat(fd)
             self._contents[about.st_ino] = os.pread(fd, about.st_size, 0)
             if about.st_ino not in self._kept:
                 # Not dup: that would hold its lock, too.
                 self._kept[about.st_ino] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
 
     def _directories(self) -> list[Path]:
-        return [self._root, *(path for path in self._root.rglob("*") if path.is_dir())]
+        found = [self._root]
+        for directory in found:
+            found += [Path(entry.path) for entry in _entries(directory) if entry.is_dir()]
+        return found
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        for directory in self._directories():
+            for entry in _entries(directory):
+                if entry.is_file():
+                    yield Path(entry.path), entry.inode()
 
     def image(self) -> Image:
         """Return what a kill leaves."""
-        found: Image = {}
-        for directory in self._directories():
-            for path in directory.iterdir():
-                if path.is_file():
-                    found[path] = path.stat().st_ino, path.read_bytes()
-        return found
+        return {path: (inode, path.read_bytes()) for path, inode in self._files()}
 
     def survivors(self, pick: random.Random | None = None) -> Image:
         """Return what a power cut leaves: nothing but what was synced, or what chance adds."""
@@ -103,11 +110,11 @@ class PowerSwitch:
     def restore(self, image: Image, *, rebooted: bool) -> None:
         """Make the directory that. What survives a reboot is on the disk."""
         moved: dict[int, int] = {}
-        for path in self.image():
-            if path not in image:
-                path.unlink()
+        there = dict(self._files())
+        for path in there.keys() - image.keys():
+            path.unlink()
         for path, (inode, data) in image.items():
-            if not path.exists() or path.stat().st_ino != inode:
+            if there.get(path) != inode:
                 path.unlink(missing_ok=True)
                 path.touch(0o600)
                 moved[inode] = path.stat().st_ino
@@ -116,9 +123,7 @@ class PowerSwitch:
         if rebooted:
             self.forget()
             for directory in self._directories():
-                self._names[directory] = {
-                    path.name: path.stat().st_ino for path in directory.iterdir()
-                }
+                self._names[directory] = {one.name: one.inode() for one in _entries(directory)}
             for path in image:
                 with path.open("rb") as file:
                     self.synced(file.fileno())
@@ -138,6 +143,11 @@ class PowerSwitch:
         _close_all(self._kept)
         self._contents.clear()
         self._names.clear()
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return list(entries)
 
 
 def _close_all(kept: dict[int, int]) -> None:
@@ -169,9 +179,11 @@ def power_switch(
     def watched_sync(name: str) -> Callable[[int], None]:
         def sync(fd: int) -> None:
             step(name, _nothing)
-            if not (simulated and switch.watches(fd)):
+            watches = switch.watches(fd)
+            if not (simulated and watches):
                 real[name](fd)
-            switch.synced(fd)
+            if watches:
+                switch.synced(fd)
             step(f"{name} done", _nothing)
 
         return sync

@@ -23,6 +23,7 @@ from vfs.stage.directory import Stage
 from vfs.stage.file import StagedFile
 from vfs.stage.frozen import LiveBody
 from vfs.stage.journal import Extent, StagedState
+from vfs.tasks import either
 from vfs.values import Key, Span
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Content:
         self.discarded = False  # unlinked: must not be stored any more
         self.rescuing = False  # what a lost content holds is being kept elsewhere
         self.commits = trio.Lock()  # held by a commit, and by whoever changes where it goes
-        self.gate: trio.Event | None = None  # until it is set the name belongs to another file
+        self._gate: trio.Event | None = None  # until it is set the name belongs to another file
+        self._regated = trio.Event()  # set, and replaced, when it is another one
         self.handles = 0
         self.writers = 0
         self.changes = 0  # reasons to commit, counted
@@ -92,12 +94,23 @@ class Content:
     @property
     def is_gated(self) -> bool:
         """Whether another file must be stored first: what is under the name belongs to it."""
-        return self.gate is not None and not self.gate.is_set()
+        return self._gate is not None and not self._gate.is_set()
 
     async def pass_gate(self) -> None:
-        """Return when the name is this file's."""
-        while self.gate is not None and not self.gate.is_set():
-            await self.gate.wait()
+        """Return when the name is this file's, or it has another name by now that is."""
+        while self._gate is not None and self.is_gated:
+            await either(self._gate, self._regated)
+
+    @property
+    def gate(self) -> trio.Event | None:
+        """Set when the name is this file's; None when it is."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: trio.Event | None) -> None:
+        self._gate = gate
+        self._regated.set()
+        self._regated = trio.Event()
 
     @property
     def dirty_bytes(self) -> int:
@@ -223,16 +236,14 @@ class Content:
             return 0
         if offset + len(data) > self.size:
             self.layout.check_size(offset + len(data))
-        staged = self.staged or await self.stage_for_writing()
-        await staged.write(offset, data)
+        await (self.staged or await self.stage_for_writing()).write(offset, data)
         return len(data)
 
     async def truncate(self, size: int) -> None:
         """Set the size."""
         self.refuse_if_lost()
         self.layout.check_size(size)
-        staged = self.staged or await self.stage_for_writing()
-        await staged.truncate(size)
+        await (self.staged or await self.stage_for_writing()).truncate(size)
 
     # Committing
 
@@ -374,12 +385,11 @@ class Content:
     # What a restart takes up
 
     def _described(self) -> StagedState:
-        nothing = Extent(0, 0)  # the staged file knows it better
+        # Nothing of the extent: the staged file knows it better.
         # Of a commit that may have taken effect a restart must know, or it meets itself.
         tried = self._draft.commit_id if self._draft is not None and self._tried else None
-        owner = self.owner
-        about = owner.about()
-        return StagedState(owner.key, self.replaces, self.base, nothing, about, commit_id=tried)
+        key, about = self.owner.key, self.owner.about()
+        return StagedState(key, self.replaces, self.base, Extent(0, 0), about, commit_id=tried)
 
     async def persist(self) -> None:
         """Return when what was written before the call survives a power cut.
@@ -454,7 +464,7 @@ class Content:
         )
         try:
             return await draft.commit(FrozenContent(staged, frozen, self._read_base), about)
-        except VfsError:
+        except BaseException:  # cancelled, too
             await draft.abandon()
             raise
         finally:

@@ -17,7 +17,6 @@ from vfs.errors import (
     NameTooLongError,
     NotFoundError,
     StaleError,
-    VfsError,
 )
 from vfs.layout import parts
 from vfs.layout.base import (
@@ -287,7 +286,7 @@ class PlainLayout(Layout):
         )
         try:
             return await draft.commit(_Untouched(self, file), metadata)
-        except VfsError:
+        except BaseException:  # cancelled when the copy of another file of its directory has failed
             await draft.abandon()
             raise
 

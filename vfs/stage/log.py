@@ -138,20 +138,22 @@ class FileLog:
 
     async def settle(self) -> None:
         """Rewrite the log so that it says the same after a reboot: the bytes are on the disk."""
-        tagged = self.tagged
+        tagged, lost = self.tagged, (0, 0)
 
         def ready() -> bool:
+            nonlocal lost
             if self.tagged != tagged:
                 return False  # something came that is not on the disk: another time
             self.promised = True
+            lost = self.tagged, self._durable
             self.tagged = self._durable = 0
             return True
 
         try:
             await self._log.shorten(self._shorter, ready)
-        except OSError:
-            self.tagged += tagged
-            self._durable += tagged
+        except BaseException:  # also when it is cancelled, before or after it was ready
+            self.tagged += lost[0]
+            self._durable += lost[1]
             raise
 
     def _shorter(self, records: list[dict[str, Value]]) -> list[Record]:

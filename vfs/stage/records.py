@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -200,9 +201,9 @@ class RecordLog:
         disk; the records stay queued for the next call.
         """
         goal = self._queued
-        while self._synced < goal:
+        while self._synced < goal or not self._named:
             async with self._lock:
-                if self._synced >= goal:
+                if self._synced >= goal and self._named:
                     return
                 await self._sync([], None)
 
@@ -271,7 +272,7 @@ class RecordLog:
             self._pending, self._writing = [], True
             try:
                 await trio.to_thread.run_sync(self._replace, data)
-            except OSError:
+            except BaseException:  # cancelled before it has begun, too
                 self._pending = lines + self._pending
                 raise
             finally:
@@ -311,9 +312,13 @@ class RecordLog:
             file.write(data)
         os.fdatasync(fd)
         fresh.replace(self._path)
-        sync_directory(self._path.parent)
+        # At once: the old file has no name any more, whatever the disk says to the next line.
         os.close(self._fd)
-        self._fd, self.size, self._named = fd, len(data), True
+        self._fd, self.size, self._named = fd, len(data), False
+        self._durable_size = self._filled = self.size
+        with suppress(OSError):  # both logs say the same; the next sync tries it again, and tells
+            sync_directory(self._path.parent)
+            self._named = True
 
     def close(self) -> None:
         """Close the file; what was appended and not synced is lost."""

@@ -4,6 +4,8 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import trio
+
 from vfs.cache.fill import Fetcher
 from vfs.clock import WallClock
 from vfs.errors import MetadataError, ReadOnlyError
@@ -66,6 +68,7 @@ class Context:
         if node.detached or node.parent is None:
             return
         directory = directory_of(node.parent)
+        node.checked_s = trio.current_time()
         directory.note(node.name, node, pending=False)
         self.replace_buried(directory, node.name)
         if directory.entries is not None:

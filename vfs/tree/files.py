@@ -152,8 +152,11 @@ class Files:
         if not content.discarded:
             self._context.committer.note(content)
 
-    async def truncate(self, node: Node, size: int) -> None:
-        """Set a file's size. Errors: IsDirectoryError, TooLargeError, InvalidError."""
+    async def truncate(self, node: Node, size: int) -> bool:
+        """Set a file's size; False when there is nothing to be stored for it.
+
+        Errors: IsDirectoryError, TooLargeError, InvalidError.
+        """
         if node.is_directory:
             raise IsDirectoryError("is a directory", key=node.key)
         if node.attributes.kind != stat.S_IFREG:
@@ -169,7 +172,11 @@ class Files:
             self._namespace.let_go(node)
             raise
         content.handles -= 1
+        if not content.needs_commit and not content.discarded:
+            self._namespace.let_go(node)
+            return False
         self._written(node, content)
+        return True
 
     async def flush(self, number: HandleId) -> None:
         """Store what the file holds, as every close of a descriptor asks."""

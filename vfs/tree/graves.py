@@ -241,8 +241,10 @@ class Graves:
         """Tell a new file of the name what its first commit will find there."""
         heir = directory_of(parent).children.get(name)
         content = heir.content if heir is not None else None
-        if content is None or content.replaces != before:
+        if heir is None or content is None or content.replaces != before:
             return None
+        if content.base is not None and content.base.pin.key == heir.key:
+            return None  # it is stored already, under this name
         content.replaces = after
         return content
 

@@ -191,8 +191,11 @@ class Listings:
     def reconcile(self, parent: Node, entry: Entry, seen_s: float | None = None) -> Node:
         """Return the node of what the store showed at `seen_s` (now, when it is left out).
 
-        The inode stays while it is the same file.
+        The inode stays while it is the same file, and what is known of it from later on stands.
         """
+        known = directory_of(parent).children.get(entry.name)
+        if known is not None and seen_s is not None and known.checked_s > seen_s:
+            return known
         node = self._reconcile(parent, entry)
         node.checked_s = trio.current_time() if seen_s is None else seen_s
         return node

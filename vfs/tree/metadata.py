@@ -75,10 +75,11 @@ class Metadata:
         context = self._context
         context.check_writable()
         await node.settled()
-        if change.size is not None:
-            await self._files.truncate(node, change.size)
+        stored = change.size is None or await self._files.truncate(node, change.size)
         before = node.attributes
         now = context.wall_ns()
+        if not stored and change.mtime_ns is None:  # it had that size: only its time is new
+            change = replace(change, mtime_ns=now)
         mode = before.mode if change.mode is None else before.kind | stat.S_IMODE(change.mode)
         node.attributes = replace(
             before,
@@ -104,8 +105,11 @@ class Metadata:
         """Journal a node's attributes; those of a file never stored go with its first commit."""
         if node.detached:
             return
-        if node.content is not None and node.content.needs_commit:
-            await node.content.describe(stored=node.file is not None)
+        content = node.content
+        if content is not None and content.needs_commit:
+            await content.describe(stored=node.file is not None)
+        elif content is not None:  # what is written to it next goes behind what is staged
+            await content.journal.describe()
         if node.file is None and not node.is_directory:
             return
         self._context.keep_attributes(node)

@@ -196,7 +196,7 @@ class Namespace:
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
         await self.check_empty(node)
-        await self._let_leave(node)
+        await self.let_leave(node)
         await self.remove_directory(node)
         context.drop_attributes(parent, name)
         directory_of(parent).note(name, None, pending=False)
@@ -204,27 +204,35 @@ class Namespace:
         context.touch_directory(parent)
         await context.journal.sync()
 
-    async def _let_leave(self, node: Node) -> None:
-        """Store what was renamed out of a directory, where the store would see it in there."""
-        if self._context.layout.moves_directories:
-            for move in list(directory_of(node).leaving.values()):
-                await self._context.committer.store(move.content)
-                await move.over.wait()
+    async def let_leave(self, node: Node) -> None:
+        """Store what was renamed out of a directory that goes.
+
+        Its object still lies in there: the directory would be there again, and with it a file
+        whose removal takes what the renamed one is made from.
+        """
+        for move in list(directory_of(node).leaving.values()):
+            await self._context.committer.store(move.content)
+            await move.over.wait()
 
     async def check_empty(self, node: Node) -> None:
         """Refuse a directory that has names. Errors: NotEmptyError."""
         directory = directory_of(node)
-        if any(change.node is not None for change in directory.changes.values()):
-            for name in list(directory.changes):
-                decided, child = self._context.listings.own(node, name)
-                if decided and child is not None:
-                    raise NotEmptyError("the directory is not empty", key=node.key)
+        self._removed_here(node)
         await self._context.listings.load(node, 0, whole=False)
-        removed = {
-            name for name in list(directory.changes) if self._context.listings.own(node, name)[0]
-        }
+        removed = self._removed_here(node)  # a commit may have made one anew meanwhile
         if directory.entries is None or set(directory.entries) - removed or directory.hidden:
             raise NotEmptyError("the directory is not empty", key=node.key)
+
+    def _removed_here(self, node: Node) -> set[str]:
+        """Return the names that we have removed. Errors: NotEmptyError when we have made one."""
+        removed: set[str] = set()
+        for name in list(directory_of(node).changes):
+            decided, child = self._context.listings.own(node, name)
+            if decided and child is not None:
+                raise NotEmptyError("the directory is not empty", key=node.key)
+            if decided:
+                removed.add(name)
+        return removed
 
     async def remove_directory(self, node: Node) -> None:
         """Remove what a directory has in the store: its sidecars, then its marker."""
@@ -274,7 +282,9 @@ class Namespace:
         content.discarded = True
         try:
             file = node.file
-            if await context.committer.cancel(content) or node.move is not None:
+            moving = node.move is not None
+            if await context.committer.cancel(content) or moving:
+                await self.finish_move(content)
                 file = await self.standing(node, content)
             await content.retarget()
             # The last decision is the one that ends the staged file: with the others alone a
@@ -291,6 +301,15 @@ class Namespace:
             self.take_back(content)
             raise
         return graves
+
+    @staticmethod
+    async def finish_move(content: Content) -> None:
+        """Let the old name of a file go that is stored under its new one, before that goes, too.
+
+        Perhaps it is gone already and nobody was told: a new file of that name must not expect it.
+        """
+        async with content.commits:
+            await content.finish_move()
 
     async def standing(self, node: Node, content: Content) -> FileVersion | None:
         """Return what the store has of a file whose commit was cancelled: it may have landed."""

@@ -43,7 +43,9 @@ class DirectoryStream:
             item = self._items[index]
         if isinstance(item, Node):
             return item
-        return self._context.listings.reconcile(self.node, item, self._seen_s)
+        listings = self._context.listings
+        _, own = listings.own(self.node, item.name, self._seen_s)  # since the page was read
+        return own or listings.reconcile(self.node, item, self._seen_s)
 
     def _restart(self) -> None:
         self._items, self._first, self._ended = [], 0, False

@@ -194,7 +194,11 @@ class Rename:
         self._forget_old(old_parent, old_name, pending=not atomic)
         context.note_attributes(node)
         if not atomic:
-            grave = self._namespace.graves.dig(old_parent, old_name, source, number=number)
+            # It takes the place of the decision that tells what was staged for the new name.
+            over = tuple(staged.path.name for staged in place.over)
+            grave = self._namespace.graves.dig(
+                old_parent, old_name, source, over=over, number=number
+            )
         await self._replace(content, place)
         if buried is not None:
             await context.journal.sync()  # else a restart might take the copy for what was there
@@ -276,7 +280,9 @@ class Rename:
             return _Place(parent, name, target, None, ())
         content.discarded = True
         try:
-            if await self._context.committer.cancel(content):
+            cancelled = await self._context.committer.cancel(content)
+            await self._namespace.finish_move(content)
+            if cancelled:
                 content.replaces = await self._namespace.standing(target, content)
                 if target.move is None:
                     target.file = content.replaces
@@ -309,7 +315,8 @@ class Rename:
 
     def _forget_old(self, parent: Node, name: str, *, pending: bool) -> None:
         directory = directory_of(parent)
-        directory.note(name, None, pending=pending)
+        # What is buried there and not removed yet must not be seen again.
+        directory.note(name, None, pending=pending or name in directory.tombstones)
         if directory.entries is not None:
             directory.entries.pop(name, None)
         self._context.drop_attributes(parent, name)
@@ -361,6 +368,7 @@ class Rename:
         await self._namespace.keep_directory(node.parent)
         if target is not None:
             await self._namespace.check_empty(target)
+            await self._namespace.let_leave(target)
             await self._namespace.remove_directory(target)
             target.detach()
         for below in node.below():
@@ -402,9 +410,7 @@ class Rename:
             if below.content is not None and below.content.needs_commit:
                 await committer.store(below.content)
             if below.directory is not None:
-                for move in list(below.directory.leaving.values()):
-                    await committer.store(move.content)
-                    await move.over.wait()
+                await self._namespace.let_leave(below)
 
     async def _begin_directory(self, node: Node, source: Key, target: Key) -> int:
         entry = attributes_value(node.attributes)

@@ -206,5 +206,39 @@ async def test_a_rewrite_that_fails_leaves_the_log_and_what_is_queued(tmp_path, 
     assert reopen(path)[0] == [{"id": 1}, {"id": 2}]
 
 
+async def test_a_rewrite_that_is_cancelled_leaves_what_is_queued(tmp_path):
+    path = tmp_path / "log"
+    log = RecordLog(path, "names")
+    log.open()
+    log.append({"id": 1})
+    with trio.CancelScope() as scope:
+
+        def records():
+            scope.cancel()
+            return [{"id": 3}]
+
+        await log.rewrite(records)
+    await log.sync()
+    log.close()
+    assert reopen(path)[0] == [{"id": 1}]
+
+
+async def test_a_rewritten_log_whose_name_is_not_on_the_disk_is_gone_on_with(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    log = RecordLog(path, "names")
+    log.open()
+    with monkeypatch.context() as patch:
+        patch.setattr("vfs.stage.records.sync_directory", lambda _: os.stat("/nowhere/at/all"))
+        await log.rewrite(lambda: [{"id": 1}])
+        with pytest.raises(OSError, match="nowhere"):
+            await log.sync()
+        log.append({"id": 2})
+        with pytest.raises(OSError, match="nowhere"):
+            await log.sync()
+    await log.sync()
+    log.close()
+    assert reopen(path)[0] == [{"id": 1}, {"id": 2}]
+
+
 def test_a_log_of_nothing_but_a_header_has_no_records(tmp_path):
     assert read_log(b"vfs-log 1 names\n", "names", tmp_path) == ([], 16)
