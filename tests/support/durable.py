@@ -211,8 +211,10 @@ class Durable:
 
     def observe(self, seen: dict[str, Seen], paths: Iterable[str]) -> None:
         """An operation has failed: its names mean what they meant, or what they were to mean."""
-        taken: set[Entry] = set()
-        for path in paths:
+        named = list(paths)
+        # What other names show is not what these show: half of a rename has made that anew.
+        taken = {one for path, one in self.now.items() if path not in named}
+        for path in named:
             found = seen.get(path)
             fitting = self._fitting(path, found, crashed=False)
             assert fitting, self._inexplicable(path, found)
