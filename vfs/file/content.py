@@ -360,13 +360,27 @@ class Content:
         finally:
             staged.thaw(stored=stored)
         self._adoption.note(frozen.changed)
+        await self._tell_stored(staged, version)
+        return True
+
+    async def _tell_stored(self, staged: StagedFile, version: FileVersion) -> None:
         with suppress(VfsError):  # the store has it, and a restart asks the store
             if staged.log.promised:
                 # The attributes of the new version first: a restart that believes it stored would
                 # know none.
                 await self._stage.sync_names()
             await staged.tell_stored(version)
-        return True
+
+    def take_back(self) -> None:
+        """Live on: its removal, for which a commit was cancelled, has failed."""
+        self.discarded = False
+        if self._telling:
+            self.left.append(self._finish_telling)
+
+    async def _finish_telling(self) -> None:
+        if self._telling and self.staged is not None and self.base is not None:
+            await self._tell_stored(self.staged, self.base)
+        self._telling = False
 
     async def _put(self, content: FrozenContent) -> FileVersion | None:
         draft, again = self.draft(), self._tried

@@ -325,7 +325,7 @@ class Namespace:
 
     def take_back(self, content: Content) -> None:
         """Let a content live on whose removal has failed."""
-        content.discarded = False
+        content.take_back()
         if content.needs_commit:
             self._context.committer.start(content)
 
