@@ -72,6 +72,22 @@ async def test_the_stage_is_given_back_when_the_disk_has_its_blocks(store, tmp_p
                 await trio.sleep(0.005)
 
 
+async def test_what_is_written_meanwhile_is_not_taken_for_what_was_stored(store, tmp_path, pick):
+    async with shell_on(store, tmp_path, **CACHE) as shell:
+        fetcher, disk = shell.fs.context.fetcher, shell.mount.disk
+        fd = await shell.create("image")
+        await shell.pwrite(fd, 0, pick.randbytes(4 * 128 * KIB))
+        async with fetcher._room(64 * MIB // fetcher.block_bytes // 4):  # nobody else has frames
+            await shell.fsync(fd)
+            await shell.pwrite(fd, 128 * KIB + 5, b"not stored yet")
+        file = (await shell.node("image")).content.base
+        with trio.fail_after(20):
+            while await disk.missing(file, range(1)):
+                await trio.sleep(0.005)
+        assert await disk.missing(file, range(4)) == [range(1, 2)]
+        await shell.close(fd)
+
+
 async def test_a_storm_of_writes_commits_and_restarts_reads_right(store, tmp_path, pick):
     """With a disk and memory that are too small for all of it."""
     files = {name: bytearray(pick.randbytes(pick.randrange(1, 3 * MIB))) for name in "abc"}

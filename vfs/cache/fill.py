@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import trio
 
@@ -255,12 +255,18 @@ class Fetcher:
             frames = [await self._cache.take_waiting() for _ in blocks]
             try:
                 span = Span(blocks.start * size, min(blocks.stop * size, file.size))
-                for frame, piece in zip(frames, span.pieces(size), strict=True):
-                    if not await read(file, piece, frame.view[: piece.size]):
-                        return
-                written = trio.Event()
-                self._offer(disk, file, blocks, frames, waiting=written)
-                await written.wait()
+                pieces = zip(frames, span.pieces(size), strict=True)
+                right = [
+                    await read(file, piece, frame.view[: piece.size]) for frame, piece in pieces
+                ]
+                for is_right, group in groupby(range(len(blocks)), right.__getitem__):
+                    run = list(group)
+                    if is_right:
+                        written = trio.Event()
+                        own, first = frames[run[0] : run[-1] + 1], blocks.start + run[0]
+                        numbers = range(first, first + len(run))
+                        self._offer(disk, file, numbers, own, waiting=written)
+                        await written.wait()
             finally:
                 self._release(frames)
 

@@ -114,6 +114,7 @@ async def test_a_damaged_block_is_fetched_again(tmp_path, source, expect_log):
         stream.seek(3 * BLOCK + 5)
         stream.write(b"\xff" if source.data[3 * BLOCK + 5] != 0xFF else b"\x00")
     async with opened(tmp_path / "c", source) as reader:
+        assert await reader.asked(Span(0, 10)) == 0
         assert await reader.asked(Span(3 * BLOCK, 3 * BLOCK + 10)) == BLOCK
         await reader.written()
         assert await reader.asked() == 0
