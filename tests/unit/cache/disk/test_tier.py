@@ -308,7 +308,8 @@ async def test_a_storm_of_everything_makes_no_wrong_byte(tmp_path, source, expec
                         for _ in range(pick.randint(1, 4)):
                             nursery.start_soon(reader.read, source.span(pick.choice([10, CHUNK])))
                 elif what == 7:
-                    await reader.read(source.span(BLOCK), old if pick.random() < 0.5 else None)
+                    file = pick.choice([old, source.file])
+                    await reader.read(source.span(BLOCK).clip(Span(0, file.size)), file)
                 elif what == 8:
                     data, span = bytearray(source.data), source.span(2 * BLOCK)
                     data[span.start : span.stop] = pick.randbytes(span.size)
