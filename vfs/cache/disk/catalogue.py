@@ -106,7 +106,8 @@ class Catalogue:
         self._note(cached, blocks)
 
     def _note(self, cached: CachedFile, blocks: range) -> None:
-        if not cached.retired and blocks:
+        # What was unloaded meanwhile has nothing to tell any more.
+        if blocks and self._numbers.get(cached.number) is cached:
             self._changed[cached].update(chunks_of(blocks))
 
     def touch(self, cached: CachedFile, chunks: Iterable[int]) -> None:
@@ -263,12 +264,13 @@ class Catalogue:
     async def forget(self, file: FileVersion) -> int:
         """Give back all blocks of a file that nobody is using just now; return how many."""
         cached = await self.load(file)
-        async with self._lock:
-            await self._settle()
-            chunks = await self._run(lambda: self._directory.index.chunks(cached.number))
-            free = [chunk for chunk in chunks if cached.is_free(chunk.at.number)]
-            await self._remove([_Victim(chunk, cached) for chunk in free])
-            return sum(chunk.blocks for chunk in free)
+        with cached.kept():
+            async with self._lock:
+                await self._settle()
+                chunks = await self._run(lambda: self._directory.index.chunks(cached.number))
+                free = [chunk for chunk in chunks if cached.is_free(chunk.at.number)]
+                await self._remove([_Victim(chunk, cached) for chunk in free])
+        return sum(chunk.blocks for chunk in free)
 
     @property
     def is_used(self) -> bool:

@@ -42,9 +42,11 @@ class DataFile:
             raise
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self._direct)
-        os.close(self.fd)
+        """Close it: who comes later gets EBADF, and never the file that has its numbers then."""
+        direct, self._direct = self._direct, -1
+        fd, self.fd = self.fd, -1
+        os.close(direct)
+        os.close(fd)
 
     def read(self, offset: int, views: Sequence[memoryview]) -> int:
         """Fill aligned buffers; return how many bytes there were. Errors: OSError."""

@@ -6,7 +6,8 @@ Four bytes a block in a mapping of their own, of which only touched pages cost m
 
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 
 import xxhash
@@ -32,6 +33,7 @@ class CachedFile:
         self._sums = memoryview(mmap.mmap(-1, 4 * max(blocks, 1))).cast("I")
         self._proved = memoryview(mmap.mmap(-1, max(blocks, 1)))  # since we started
         self._uses: Counter[int] = Counter()  # of chunks, by reads and writes in threads
+        self._keepers = 0
         self.punching: set[int] = set()  # chunks whose space is just being given back
         self.elder: CachedFile | None = None  # the version before, while somebody reads it
         self.retired = False  # its data file belongs to a newer version, or is gone
@@ -99,8 +101,18 @@ class CachedFile:
 
     @property
     def is_used(self) -> bool:
-        """Whether a thread reads, writes or punches, here or in the version before."""
-        return bool(self._uses or self.punching or (self.elder and self.elder.is_used))
+        """Whether somebody reads, writes or punches, here or in the version before."""
+        own = self._keepers or self._uses or self.punching
+        return bool(own or (self.elder and self.elder.is_used))
+
+    @contextmanager
+    def kept(self) -> Generator[None]:
+        """Keep the file open across an await, be it before a chunk is used."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
 
     def is_free(self, chunk: int) -> bool:
         """Tell whether nobody reads or writes a chunk, here or in the version before."""

@@ -83,12 +83,13 @@ class DiskTier:
         if catalogue is None or cached is None:
             return [blocks]
         missing: list[range] = []
-        for there, run in list(cached.runs(blocks)):
-            if there:
-                first = run.start - blocks.start
-                missing += await self._read_run(catalogue, cached, file, run, frames[first:])
-            else:
-                missing.append(run)
+        with cached.kept():
+            for there, run in list(cached.runs(blocks)):
+                if there:
+                    first = run.start - blocks.start
+                    missing += await self._read_run(catalogue, cached, file, run, frames[first:])
+                else:
+                    missing.append(run)
         return missing
 
     async def _load(self, catalogue: Catalogue | None, file: FileVersion) -> CachedFile | None:
@@ -233,27 +234,33 @@ class DiskTier:
 
     async def _write(self, catalogue: Catalogue, fill: Fill) -> bool:
         cached = await catalogue.load(fill.file)
-        chunks, count = chunks_of(fill.blocks), len(fill.blocks)
-        if not await catalogue.reserve(count):
-            return False
-        try:
-            if not cached.may_write(chunks):
+        count = len(fill.blocks)
+        with cached.kept():
+            if not await catalogue.reserve(count):
                 return False
-            cached.use(chunks)
             try:
-                sums, lacking = await trio.to_thread.run_sync(
-                    _write_blocks, cached.data, fill.blocks.start * self.block_bytes,
-                    fill.frames, self._sizes(fill.file, fill.blocks),
-                )  # fmt: skip
+                sums, lacking = await self._write_run(cached, fill)
+                if sums:
+                    catalogue.put(cached, fill.blocks, sums)
             finally:
-                cached.let_go(chunks)
-            if sums:
-                catalogue.put(cached, fill.blocks, sums)
-        finally:
-            catalogue.free(count)
+                catalogue.free(count)
         if lacking and not await catalogue.evict(-(-lacking // self.block_bytes)):
             self.health.full()
         return bool(sums)
+
+    async def _write_run(self, cached: CachedFile, fill: Fill) -> tuple[list[int], int]:
+        """Write blocks; return checksums, none if they were not, and bytes that the disk lacks."""
+        chunks = chunks_of(fill.blocks)
+        if not cached.may_write(chunks):
+            return [], 0
+        cached.use(chunks)
+        try:
+            return await trio.to_thread.run_sync(
+                _write_blocks, cached.data, fill.blocks.start * self.block_bytes,
+                fill.frames, self._sizes(fill.file, fill.blocks),
+            )  # fmt: skip
+        finally:
+            cached.let_go(chunks)
 
     # Versions
 
