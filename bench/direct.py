@@ -167,8 +167,15 @@ def _spread(
                 work(connection, waiting.get_nowait(), buffer)
 
     with ThreadPoolExecutor(connections) as pool:
-        for done in [pool.submit(serve) for _ in range(connections)]:
-            done.result()
+        workers = [pool.submit(serve) for _ in range(connections)]
+        try:
+            for done in workers:
+                done.result()
+        finally:
+            # The pool waits for those that still work, after Ctrl-C as well.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait()
 
 
 def download(
