@@ -147,8 +147,8 @@ def main() -> int:
     if shutil.disk_usage(given.directory).free < COPIES * given.size:
         tell(f"bench: needs {COPIES * given.size >> 30} GiB free in {given.directory}")
         return 1
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # also where a shell ignores them
+        signal.signal(number, end)
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     now = datetime.now(UTC)
     words = " ".join(sys.argv[1:])
