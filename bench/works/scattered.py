@@ -30,6 +30,7 @@ LEAST_OF_IDEAL = 0.8  # one read after the other at each of the depth's places
 MOST_FETCHED = 40  # bytes per byte asked for
 PIECE_BYTES = 128 << 10  # what the direct client fetches: the block size of vfs
 SEED = 4
+LEAST_READS = 256  # fewer are over before the connections are there
 
 
 @work
@@ -45,7 +46,7 @@ class ColdRandom(LargeObject):
 
     @property
     def _reads(self) -> int:
-        return self.bench.size_bytes // MIB
+        return max(LEAST_READS, self.bench.size_bytes // MIB)
 
     @override
     def prepare(self) -> None:
