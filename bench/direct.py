@@ -2,8 +2,8 @@
 
 `download` and `upload` are the least that a client must do: plain sockets, ranges or parts of
 8 MiB, one thread a connection, no copy that can be avoided. What the SDK and curl do is beside
-them, so that nobody need trust that these are the fastest. Over TLS curl is: Python takes 16 KiB at
-a time from such a connection.
+them, so that nobody need trust that these are the fastest. Over TLS, where Python takes at most
+16 KiB at a time from a connection, two curl at once may be.
 """
 
 import contextlib
