@@ -21,7 +21,7 @@ from bench import machine
 from bench.children import ROOT, BenchError, run, tell
 from bench.gateway import delayed, open_gateway
 from bench.mounts import OTHERS
-from bench.report import Report, Result, show
+from bench.report import Report, Result, limits, show
 from bench.work import MIB, VFS_OPTIONS, WORKS, Bench, Contender, Row, Work
 
 RESULTS = ROOT / "bench" / "results"
@@ -80,10 +80,16 @@ def carry_out(work: Work, rounds: int) -> Result:
                 label = f"{work.name} {number + 1}/{rounds}"
                 take_turn(contender, result, label, work.bench.size_bytes)
         result.verdicts = work.judge(result.rows)
+        result.notes += work.notes
     except BenchError as error:
         result.failure = str(error)
     finally:
-        work.finish()
+        try:
+            work.stack.close()
+        except BenchError as error:
+            result.failure = result.failure or str(error)
+        finally:
+            work.finish()
     return result
 
 
@@ -119,7 +125,7 @@ def carry_out_all(given: argparse.Namespace, report: Report) -> None:
         near = stack.enter_context(open_gateway())
         far = stack.enter_context(delayed(near, given.round_trip_ms))
         options = ",".join([VFS_OPTIONS, *given.options])
-        bench = Bench(far, near, base, given.size, found, options)
+        bench = Bench(far.gateway, near, base, given.size, found, options, given.round_trip_ms)
         make_source(bench.source, given.size)
         if not given.no_wait:
             machine.wait_until_quiet()
@@ -128,6 +134,7 @@ def carry_out_all(given: argparse.Namespace, report: Report) -> None:
             result = carry_out(WORKS[name](bench), given.rounds)
             report.results.append(result)
             print(show(result), flush=True)
+        print(limits(report.results), flush=True)
 
 
 def end(number: int, _frame: object) -> None:
@@ -140,8 +147,8 @@ def main() -> int:
     if shutil.disk_usage(given.directory).free < COPIES * given.size:
         tell(f"bench: needs {COPIES * given.size >> 30} GiB free in {given.directory}")
         return 1
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # also where a shell ignores them
+        signal.signal(number, end)
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     now = datetime.now(UTC)
     words = " ".join(sys.argv[1:])

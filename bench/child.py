@@ -1,7 +1,7 @@
 """Work on a mount that no ordinary program does, in a process of its own: a mount may hang.
 
 python -m bench.child create DIR COUNT          make small files, eight at a time
-python -m bench.child hammer DIR COUNT SIZE     read and write COUNT open files at once
+python -m bench.child hammer DIR READ WRITE SIZE   read and write so many open files at once
 python -m bench.child compare FILE FILE         compare sizes and some ranges
 python -m bench.child scatter FILE COUNT SIZE SEED      write pieces here and there, then sync
 python -m bench.child scattered FILE COUNT SIZE SEED    compare them
@@ -40,13 +40,13 @@ def name(number: int) -> str:
     return f"file-{number:06}"
 
 
-def hammer(directory: str, count: str, size: str) -> None:
-    """Hold COUNT files open, half of them read from `in`, half written to `out`, all at once."""
-    files = int(count) // 2
+def hammer(directory: str, readers: str, writers: str, size: str) -> None:
+    """Hold many files open, some of them read from `in`, some written to `out`, all at once."""
     data = os.urandom(MIB)
-    sources = [os.open(f"{directory}/in/{name(n)}", os.O_RDONLY) for n in range(files)]
+    sources = [os.open(f"{directory}/in/{name(n)}", os.O_RDONLY) for n in range(int(readers))]
     create_flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    targets = [os.open(f"{directory}/out/{name(n)}", create_flags, 0o644) for n in range(files)]
+    names = [f"{directory}/out/{name(n)}" for n in range(int(writers))]
+    targets = [os.open(path, create_flags, 0o644) for path in names]
 
     def read(file: int) -> None:
         at = 0
@@ -60,7 +60,7 @@ def hammer(directory: str, count: str, size: str) -> None:
             os.pwrite(file, data, at)
             os.pread(file, 4096, at // 2)
 
-    with ThreadPoolExecutor(2 * files) as pool:
+    with ThreadPoolExecutor(len(sources) + len(targets)) as pool:
         done = [pool.submit(read, file) for file in sources]
         done += [pool.submit(write, file) for file in targets]
         for future in done:
@@ -136,8 +136,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["create", into, how_many]:
             create(into, how_many)
-        case ["hammer", into, how_many, each]:
-            hammer(into, how_many, each)
+        case ["hammer", into, readers, writers, each]:
+            hammer(into, readers, writers, each)
         case ["compare", one, other]:
             compare(one, other)
         case ["scatter", path, count, piece, seed]:

@@ -2,21 +2,25 @@
 
 `download` and `upload` are the least that a client must do: plain sockets, ranges or parts of
 8 MiB, one thread a connection, no copy that can be avoided. What the SDK and curl do is beside
-them, so that nobody need trust that these are the fastest.
+them, so that nobody need trust that these are the fastest. Over TLS, where Python takes at most
+16 KiB at a time from a connection, two curl at once may be.
 """
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import html
 import http.client
 import mmap
+import os
 import queue
 import re
 import socket
+import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +68,11 @@ def sign(
     return f"{target}?{pairs}" if pairs else target, headers
 
 
+@functools.cache
+def _trusting(ca: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca)
+
+
 class Connection:
     """One connection that is kept open; requests follow one another."""
 
@@ -73,6 +82,12 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A time-out makes sockets non-blocking, and MSG_WAITALL would do nothing.
         self._socket.settimeout(None)
+        self._flags = int(socket.MSG_WAITALL)
+        if gateway.ca is not None:
+            self._socket = _trusting(gateway.ca).wrap_socket(
+                self._socket, server_hostname=gateway.host
+            )
+            self._flags = 0  # TLS takes none
 
     def close(self) -> None:
         """Close it."""
@@ -89,7 +104,7 @@ class Connection:
         into[: len(body)] = body
         got = len(body)
         while got < len(into):
-            count = self._socket.recv_into(into[got:], 0, socket.MSG_WAITALL)
+            count = self._socket.recv_into(into[got:], 0, self._flags)
             if not count:
                 raise BenchError(f"range {span} of {key}: connection closed")
             got += count
@@ -106,7 +121,7 @@ class Connection:
         status, answer, rest = self._head()
         missing = int(answer.get("content-length", "0")) - len(rest)
         if missing > 0:
-            self._socket.recv(missing, socket.MSG_WAITALL)
+            self._socket.recv(missing, self._flags)
         if status != 200:
             raise BenchError(f"PUT of {key}: status {status}")
         return answer["etag"]
@@ -152,37 +167,70 @@ def _spread(
                 work(connection, waiting.get_nowait(), buffer)
 
     with ThreadPoolExecutor(connections) as pool:
-        for done in [pool.submit(serve) for _ in range(connections)]:
-            done.result()
+        workers = [pool.submit(serve) for _ in range(connections)]
+        try:
+            for done in workers:
+                done.result()
+        finally:
+            # The pool waits for those that still work, after Ctrl-C as well.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait()
 
 
-def download(gateway: Gateway, key: str, size: int, connections: int) -> float:
-    """Read an object; return the seconds."""
+def download(
+    gateway: Gateway, key: str, size: int, connections: int, into: Path | None = None
+) -> float:
+    """Read an object, into a file if there is one to write; return the seconds."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(into.open("wb", buffering=0)) if into else None
+
+        def fetch(connection: Connection, start: int, buffer: memoryview) -> None:
+            with buffer[: min(PART_BYTES, size - start)] as part:
+                connection.get(key, start, part)
+                if file is not None:
+                    os.pwrite(file.fileno(), part, start)
+
+        before = time.perf_counter()
+        _spread(gateway, connections, range(0, size, PART_BYTES), fetch)
+        return time.perf_counter() - before
+
+
+def download_pieces(
+    gateway: Gateway, key: str, spots: Iterable[int], piece_bytes: int, connections: int
+) -> float:
+    """Read pieces of an object, each with a request of its own; return the seconds."""
 
     def fetch(connection: Connection, start: int, buffer: memoryview) -> None:
-        with buffer[: min(PART_BYTES, size - start)] as part:
+        with buffer[:piece_bytes] as part:
             connection.get(key, start, part)
 
     before = time.perf_counter()
-    _spread(gateway, connections, range(0, size, PART_BYTES), fetch)
+    _spread(gateway, connections, spots, fetch)
     return time.perf_counter() - before
 
 
-def download_by_curl(gateway: Gateway, key: str, size: int, connections: int) -> float:
-    """Read an object with one `curl --parallel`; return the seconds."""
+def download_by_curl(
+    gateway: Gateway, key: str, size: int, connections: int, processes: int = 1
+) -> float:
+    """Read an object with `curl --parallel`, so many of them at once; return the seconds."""
     url = gateway.client().generate_presigned_url(
         "get_object", Params={"Bucket": gateway.bucket, "Key": key}, ExpiresIn=3600
     )
+    trust = f'cacert = "{gateway.ca}"\n' if gateway.ca else ""
     parts = [
-        f'url = "{url}"\noutput = "/dev/null"\nrange = "{start}-{min(start + PART_BYTES, size) - 1}"\n'
+        f'url = "{url}"\noutput = "/dev/null"\nfail\nsilent\n{trust}'
+        f'range = "{start}-{min(start + PART_BYTES, size) - 1}"\n'
         for start in range(0, size, PART_BYTES)
     ]
-    options = ("--parallel", "--parallel-max", str(connections), "--fail", "--silent")
-    with tempfile.NamedTemporaryFile("w", suffix=".curl") as config:
-        config.write("next\n".join(parts))
-        config.flush()
+    options = ("--parallel", "--parallel-max", str(connections))
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(processes) as pool:
+        configs = [Path(directory, str(number)) for number in range(processes)]
+        for number, config in enumerate(configs):
+            config.write_text("next\n".join(parts[number::processes]))
         before = time.perf_counter()
-        run("curl", *options, "--config", config.name)
+        for _ in pool.map(lambda config: run("curl", *options, "--config", config), configs):
+            pass
         return time.perf_counter() - before
 
 
@@ -235,19 +283,45 @@ def put_many(gateway: Gateway, keys: list[str], body: bytes, connections: int) -
 def list_all(gateway: Gateway, prefix: str) -> tuple[float, int]:
     """List all objects below a prefix by plain HTTP; return the seconds and how many there are."""
     connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=TIMEOUT_S)
-    query = {"list-type": "2", "max-keys": "1000", "prefix": prefix}
-    count = 0
     before = time.perf_counter()
     with contextlib.closing(connection):
-        while True:
-            target, headers = sign(gateway, "GET", f"/{gateway.bucket}", query, UNSIGNED)
-            connection.request("GET", target, headers=headers)
-            answer = connection.getresponse()
-            page = answer.read().decode()
-            if answer.status != 200:
-                raise BenchError(f"list of {prefix}: status {answer.status}")
-            count += len(re.findall(r"<Key>[^<]*</Key>", page))
-            more = re.search(r"<NextContinuationToken>([^<]*)</NextContinuationToken>", page)
-            if more is None:
-                return time.perf_counter() - before, count
-            query["continuation-token"] = html.unescape(more[1])
+        count = sum(page.count("<Key>") for page in _pages(gateway, connection, prefix, ""))
+        return time.perf_counter() - before, count
+
+
+def list_directories(gateway: Gateway, prefix: str) -> tuple[float, int]:
+    """List each directory below a prefix by itself; return the seconds and how many objects."""
+    connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=TIMEOUT_S)
+    before = time.perf_counter()
+    todo, count = [prefix], 0
+    with contextlib.closing(connection):
+        while todo:
+            for page in _pages(gateway, connection, todo.pop(), "/"):
+                count += page.count("<Key>")
+                common = re.findall(r"<CommonPrefixes>(.*?)</CommonPrefixes>", page)
+                todo += [
+                    html.unescape(name)
+                    for found in common
+                    for name in re.findall(r"<Prefix>([^<]*)</Prefix>", found)
+                ]
+        return time.perf_counter() - before, count
+
+
+def _pages(
+    gateway: Gateway, connection: http.client.HTTPConnection, prefix: str, delimiter: str
+) -> Iterator[str]:
+    query = {"list-type": "2", "max-keys": "1000", "prefix": prefix}
+    if delimiter:
+        query["delimiter"] = delimiter
+    while True:
+        target, headers = sign(gateway, "GET", f"/{gateway.bucket}", query, UNSIGNED)
+        connection.request("GET", target, headers=headers)
+        answer = connection.getresponse()
+        page = answer.read().decode()
+        if answer.status != 200:
+            raise BenchError(f"list of {prefix}: status {answer.status}")
+        yield page
+        more = re.search(r"<NextContinuationToken>([^<]*)</NextContinuationToken>", page)
+        if more is None:
+            return
+        query["continuation-token"] = html.unescape(more[1])

@@ -6,10 +6,12 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -17,10 +19,13 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+from bench import machine
 from bench.children import ROOT, BenchError, environment, run
 
 SCRIPTS = ROOT / "scripts" / "servers"
 REGION = "us-east-1"
+REMOVERS = 8
+PROXY_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,17 @@ class Gateway:
     secret_key: str
     home: Path
     bucket: str
+    tls_port: int
+    ca: Path | None = None  # who vouches for it, when it is spoken to over TLS
 
     @property
     def endpoint(self) -> str:
         """The URL of the service."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.ca else 'http'}://{self.host}:{self.port}"
+
+    def over_tls(self) -> "Gateway":
+        """Return the same gateway, spoken to over TLS."""
+        return replace(self, port=self.tls_port, ca=self.home / "ca.pem")
 
     def url(self, prefix: str = "") -> str:
         """Return what vfs mounts."""
@@ -63,6 +74,7 @@ class Gateway:
             region_name=REGION,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
+            verify=None if self.ca is None else str(self.ca),
             config=Config(
                 max_pool_connections=connections,
                 retries={"total_max_attempts": 1},
@@ -109,16 +121,19 @@ class Gateway:
 
     def remove(self, prefix: str = "") -> None:
         """Delete all objects below a prefix and give their space back."""
-        client = self.client()
-        for page in client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=prefix
-        ):
-            if found := page.get("Contents"):
-                keys = [one["Key"] for one in found]
-                client.delete_objects(
-                    Bucket=self.bucket,
-                    Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
-                )
+        client = self.client(REMOVERS)
+
+        def delete(keys: list[str]) -> None:
+            client.delete_objects(
+                Bucket=self.bucket,
+                Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+            )
+
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        found = [[one["Key"] for one in page.get("Contents", [])] for page in pages]
+        with ThreadPoolExecutor(REMOVERS) as pool:
+            for _ in pool.map(delete, filter(None, found)):
+                pass
         self.collect_garbage()
 
     def collect_garbage(self) -> None:
@@ -148,7 +163,8 @@ def open_gateway() -> Iterator[Gateway]:
     printed = run(SCRIPTS / "rgw-start.sh", env=dict(os.environ), timeout=300)
     found = dict(line.split("=", 1) for line in printed.splitlines())
     address = re.fullmatch(r"http://([^:]+):(\d+)", found["RGW_ENDPOINT"])
-    if address is None:
+    tls_port = re.search(r":(\d+)$", found["RGW_TLS_ENDPOINT"])
+    if address is None or tls_port is None:
         raise BenchError(f"what address is {found['RGW_ENDPOINT']}?")
     gateway = Gateway(
         address[1],
@@ -157,6 +173,7 @@ def open_gateway() -> Iterator[Gateway]:
         found["RGW_SECRET_KEY"],
         Path(found["RGW_CA"]).parent,
         f"bench-{secrets.token_hex(4)}",
+        int(tls_port[1]),
     )
     gateway.client().create_bucket(Bucket=gateway.bucket)
     try:
@@ -165,22 +182,52 @@ def open_gateway() -> Iterator[Gateway]:
         gateway.drop()
 
 
+T = TypeVar("T")
+
+
+@dataclass
+class Line:
+    """The way to a gateway, and the process that delays what goes over it."""
+
+    gateway: Gateway
+    pid: int | None = None  # None: nothing is in between
+    busiest: float = 0.0  # share of one processor that the process took while it was watched
+
+    def watch(self, action: Callable[[], T]) -> T:
+        """Do something; note how busy the process was meanwhile: a full processor is the limit."""
+        if self.pid is None:
+            return action()
+        began_s, before_s = time.perf_counter(), machine.cpu_s(self.pid)
+        result = action()
+        taken_s = machine.cpu_s(self.pid) - before_s
+        self.busiest = max(self.busiest, taken_s / (time.perf_counter() - began_s))
+        return result
+
+
 @contextlib.contextmanager
-def delayed(gateway: Gateway, round_trip_ms: float) -> Iterator[Gateway]:
+def delayed(gateway: Gateway, round_trip_ms: float) -> Iterator[Line]:
     """Put the gateway behind a line with this round trip; without one, leave it as it is."""
     if not round_trip_ms:
-        yield gateway
+        yield Line(gateway)
         return
     command = (sys.executable, "-m", "bench.delay_proxy", "--round-trip-ms", str(round_trip_ms))
     target = f"{gateway.host}:{gateway.port}"
     with subprocess.Popen(
-        [*command, target], stdout=subprocess.PIPE, text=True, env=environment()
+        [*command, target],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,  # Ctrl-C must leave it until nothing is mounted over it
     ) as proxy:
         try:
             assert proxy.stdout is not None
             line = proxy.stdout.readline()
             if not line:
                 raise BenchError("the delay proxy did not start")
-            yield replace(gateway, port=int(line))
+            yield Line(replace(gateway, port=int(line)), proxy.pid)
         finally:
             proxy.terminate()
+            try:
+                proxy.wait(PROXY_END_S)
+            except subprocess.TimeoutExpired:
+                proxy.kill()

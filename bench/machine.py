@@ -12,12 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.children import ROOT, tell
+from bench.children import ROOT, BenchError, tell
 
 MIB = 1 << 20
 QUIET_LOAD = 1.0
 QUIET_WAIT_S = 300.0
 NEW_PAGES_MIB = 1024
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def describe() -> dict[str, object]:
@@ -50,6 +52,23 @@ def commit() -> str:
     name = _first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
     changed = _first_line("git", "-C", str(ROOT), "status", "--porcelain", "--", "vfs")
     return f"{name}-modified" if changed else name
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S  # utime and stime
+
+
+def drop_caches() -> None:
+    """Let the kernel forget the content of all files, of those behind mounts as well."""
+    os.sync()
+    try:
+        DROP_CACHES.write_text("3")
+    except OSError as error:
+        raise BenchError(
+            f"the kernel's cache cannot be dropped, which needs root: {error}"
+        ) from error
 
 
 def wait_until_quiet(limit_s: float = QUIET_WAIT_S) -> bool:

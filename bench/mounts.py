@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from bench import machine
 from bench.children import VFS, BenchError, environment, run
 from bench.gateway import Gateway
 
 MOUNT_S = 30.0
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+KEEP_S = 60.0  # the SSD tier has this long to write what it was given
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Usage:
     """What a daemon has used up to one moment."""
 
     cpu_s: float
-    requests: int | None  # to the store; None where the daemon does not tell
+    requests: int | None = None  # to the store; None where the daemon does not tell
+    fetched_bytes: int | None = None  # of content, from the store
+    sent_bytes: int | None = None  # of content, to the store
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,28 @@ class Daemon:
 
     def usage(self) -> Usage:
         """Return what it has used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])  # utime and stime, all threads
-        requests = cast("int", self.status()["requests"]) if self.counts else None
-        return Usage(ticks / TICKS_PER_S, requests)
+        cpu_s = machine.cpu_s(self.pid)
+        if not self.counts:
+            return Usage(cpu_s)
+        status = self.status()
+        [store] = cast("list[dict[str, int]]", status["stores"])
+        requests = cast("int", status["requests"])
+        return Usage(cpu_s, requests, store["bytes_in"], store["bytes_out"])
+
+    def kept_bytes(self) -> int:
+        """Return how much of the store's content lies on the SSD tier."""
+        return cast("dict[str, int]", self.status()["cache"])["disk_bytes"]
+
+    def warm(self, path: Path, size_bytes: int) -> int:
+        """Read a file, and complete what the SSD tier did not keep of it; return how much that was."""
+        run("dd", f"if={path}", "of=/dev/null", "bs=1M")
+        before, kept = -1, self.kept_bytes()
+        while before < kept < size_bytes:
+            time.sleep(1)
+            before, kept = kept, self.kept_bytes()
+        run(*VFS, "warm", path, env=self.environ)
+        _await(lambda: self.kept_bytes() >= size_bytes, f"{path} on the SSD tier", KEEP_S)
+        return max(0, size_bytes - kept)
 
     def peak_bytes(self) -> int:
         """Return the most memory that it ever had."""
@@ -70,6 +90,8 @@ def vfs(gateway: Gateway, base: Path, options: str, prefix: str = "") -> Iterato
     environ = gateway.environ()
     with _mountpoint(base) as path:
         given = f"stage_dir={stage},cache_dir={cache},{options}"
+        if gateway.ca is not None:
+            given += f",ca_bundle={gateway.ca}"
         run(*VFS, "mount", "-o", given, gateway.url(prefix), path, env=environ, timeout=60)
         try:
             yield Daemon(path, cast("int", _status(path, environ)["pid"]), environ, counts=True)

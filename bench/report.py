@@ -1,6 +1,7 @@
 """What comes out: a table on the terminal, Markdown, JSON and a plot."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -9,7 +10,18 @@ from bench.work import MIB, Row, Sample, Verdict
 
 VERSION = 1
 
-COLUMNS = ("", "s", "(lowest-highest)", "MiB/s", "CPU-s/GiB", "peak MB", "requests")
+COLUMNS = (
+    "",
+    "s",
+    "(lowest-highest)",
+    "MiB/s",
+    "IOPS",
+    "CPU-s/GiB",
+    "peak MB",
+    "requests",
+    "fetched MiB",
+)
+LIMITS = ("work", "figure", "value", "limit", "")
 
 
 @dataclass(slots=True)
@@ -56,7 +68,8 @@ class Report:
             about,
             *(f"- {name}: {value}" for name, value in self.machine.items()),
         ]
-        return "\n".join(parts) + "\n\n" + "\n".join(map(show, self.results))
+        shown = [limits(self.results), *map(show, self.results)]
+        return "\n".join(parts) + "\n\n" + "\n".join(shown)
 
     def json(self) -> str:
         """Return every single turn."""
@@ -85,22 +98,7 @@ class Report:
 
 def show(result: Result) -> str:
     """Return one work as a table in Markdown, aligned so that a terminal shows it as well."""
-    lines = [COLUMNS, *(_cells(row) for row in result.rows.values() if row.samples)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "| "
-        + " | ".join(
-            _aligned(cell, width, n)
-            for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        + " |"
-        for cells in lines
-    ]
-    rule = (
-        "|"
-        + "|".join("-" * (width + 1) + (":" if n else "-") for n, width in enumerate(widths))
-        + "|"
-    )
+    rows = [_cells(row) for row in result.rows.values() if row.samples]
     said = [_verdict(verdict) for verdict in result.verdicts]
     said += [f"- {note}" for note in result.notes]
     if result.loads:
@@ -108,12 +106,39 @@ def show(result: Result) -> str:
     if result.failure:
         said.append(f"- FAILED: {result.failure}")
     return "\n".join(
-        [f"## {result.name}: {result.title}\n", table[0], rule, *table[1:], "", *said, ""]
+        [f"## {result.name}: {result.title}\n", *_table(COLUMNS, rows, left=1), "", *said, ""]
     )
 
 
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column else cell.ljust(width)
+def limits(results: Sequence[Result]) -> str:
+    """Return every figure that has a limit, and whether the limit was kept."""
+    rows: list[tuple[str, ...]] = []
+    for result in results:
+        rows += [
+            (result.name, v.says, f"{v.value:.2f}", f"{v.limit:g}", _answer(v))
+            for v in result.verdicts
+            if v.limit is not None
+        ]
+        if result.failure:
+            rows.append((result.name, "(not measured)", "", "", "FAILED"))
+    return "\n".join(["## Limits\n", *_table(LIMITS, rows, left=2), ""])
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int) -> list[str]:
+    """Return the lines of a table whose first columns are text."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if n >= left else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        + " |"
+        for cells in lines
+    ]
+    rule = "|".join("-" * (w + 1) + (":" if n >= left else "-") for n, w in enumerate(widths))
+    return [table[0], f"|{rule}|", *table[1:]]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -124,9 +149,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{median.seconds:.2f}",
         f"{min(times):.2f}-{max(times):.2f}",
         _number(median.mib_per_s, 0),
+        _number(median.iops, 0),
         _number(median.cpu_s_per_gib, 2),
         _number(median.peak_bytes and median.peak_bytes / 1e6, 0),
         _number(median.requests, 0),
+        _number(median.fetched_bytes and median.fetched_bytes / MIB, 1),
     )
 
 
@@ -137,11 +164,20 @@ def _number(value: float | None, digits: int) -> str:
 def _verdict(verdict: Verdict) -> str:
     if verdict.limit is None:
         return f"- {verdict.says}: {verdict.value:.2f}"
-    answer = "pass" if verdict.passed else "MISSED"
-    return f"- {answer}: {verdict.says}: {verdict.value:.2f} (limit {verdict.limit:g})"
+    return f"- {_answer(verdict)}: {verdict.says}: {verdict.value:.2f} (limit {verdict.limit:g})"
 
 
-COLOURS = {"vfs": "#1f6feb", "direct": "#8b949e", "hashed": "#6e7781", "other": "#bf8700"}
+def _answer(verdict: Verdict) -> str:
+    return "pass" if verdict.passed else "MISSED"
+
+
+COLOURS = {
+    "local": "#2da44e",
+    "vfs": "#1f6feb",
+    "direct": "#8b949e",
+    "hashed": "#6e7781",
+    "other": "#bf8700",
+}
 BAR, GAP, LEFT, WIDE, RIGHT = 16, 6, 180, 480, 110
 
 

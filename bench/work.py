@@ -9,12 +9,14 @@ import statistics
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from bench import mounts
-from bench.gateway import Gateway
+from typing_extensions import override
+
+from bench import direct, mounts
+from bench.gateway import Gateway, Line, delayed
 from bench.mounts import Daemon
 
 MIB = 1 << 20
@@ -24,6 +26,12 @@ MEMORY_LIMIT_BYTES = 406_000_000
 """What a daemon with memory=256M may ever have."""
 
 VFS_OPTIONS = "memory=256M"
+
+FULL_BYTES = 2 * GIB
+"""Size of the large file for which numbers of files, seconds and the like are given."""
+
+BUSY = 0.9
+"""Share of a processor from which on the delay itself may be what limits a figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Sample:
     cpu_s: float | None = None  # of the daemon; of vfs and others, not of the kernel's side
     peak_bytes: int | None = None  # memory of the daemon, from its start
     requests: int | None = None  # to the store, during the work
+    fetched_bytes: int | None = None  # from the store, during the work
+    iops: float | None = None  # where single operations count
 
     @property
     def mib_per_s(self) -> float | None:
@@ -52,7 +62,7 @@ class Contender:
     """One way of doing the work."""
 
     name: str
-    kind: str  # vfs, direct (no file system) or other (another mount)
+    kind: str  # vfs, direct (no file system), other (another mount) or local (a file on the disk)
     turn: Callable[[], Sample]
 
 
@@ -100,7 +110,12 @@ def at_most(says: str, value: float, limit: float) -> Verdict:
 
 def fastest(rows: Rows, kind: str) -> Row:
     """Return the contender of a kind with the shortest median."""
-    return min((r for r in rows.values() if r.kind == kind), key=lambda r: r.median.seconds)
+    return min(done(rows, kind), key=lambda r: r.median.seconds)
+
+
+def done(rows: Rows, kind: str) -> list[Row]:
+    """Return the contenders of a kind that could do the work."""
+    return [row for row in rows.values() if row.kind == kind and row.samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,16 @@ class Bench:
     size_bytes: int  # of the one large file
     others: Sequence[str]  # mounts to compare with
     options: str  # of vfs
+    round_trip_ms: float = 0
+
+    def scaled(self, number: int, least: int) -> int:
+        """Return what becomes of a number that is meant for the full size."""
+        return max(least, min(number, number * self.size_bytes // FULL_BYTES))
+
+    @property
+    def filling(self) -> str:
+        """The option that gives the SSD tier room for the large file."""
+        return f"cache_size={2 * self.size_bytes}"
 
     @contextlib.contextmanager
     def vfs(self, prefix: str = "", *, options: str = "") -> Iterator[Daemon]:
@@ -154,6 +179,8 @@ class Work(ABC):
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.stack = contextlib.ExitStack()  # what `prepare` opens; closed before `finish`
+        self.notes: list[str] = []  # for the report
 
     def prepare(self) -> None:  # noqa: B027 - not every work needs it
         """Make what the turns need; not measured."""
@@ -181,21 +208,59 @@ def work(kind: W) -> W:
     return kind
 
 
+class LargeObject(Work):
+    """Work on one object with the content of the large file."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the bucket, and its path in a mount."""
+        return f"{self.name}/large"
+
+    @override
+    def prepare(self) -> None:
+        direct.upload(self.bench.near, self.bench.source, self.key, 8)
+
+    @override
+    def finish(self) -> None:
+        self.bench.near.remove(f"{self.name}/")
+
+    def go_far(self, gateway: Gateway, round_trip_ms: float) -> Line:
+        """Put a delay of its own into the line of this work."""
+        line = self.stack.enter_context(delayed(gateway, round_trip_ms))
+        self.bench = replace(self.bench, gateway=line.gateway)
+        return line
+
+
+def busy_verdict(line: Line) -> Verdict:
+    """Tell how busy the process was that delays; a full processor is a limit of the benchmark."""
+    warning = " (it may be the limit!)" if line.busiest >= BUSY else ""
+    return Verdict(f"processors taken by the delay, at most{warning}", line.busiest)
+
+
 def memory_verdict(rows: Rows) -> list[Verdict]:
-    """Return the verdict on the memory of vfs, where it was measured."""
-    peaks = [r.median.peak_bytes for r in rows.values() if r.kind == "vfs"]
-    return [
-        at_most("peak memory of the daemon, MB", (peak or 0) / 1e6, MEMORY_LIMIT_BYTES / 1e6)
-        for peak in peaks
-    ]
+    """Return the verdict on the memory of vfs."""
+    peak = max(row.median.peak_bytes or 0 for row in done(rows, "vfs"))
+    return [at_most("peak memory of the daemon, MB", peak / 1e6, MEMORY_LIMIT_BYTES / 1e6)]
 
 
 def measure(daemon: Daemon, action: Callable[[], float], size: int = 0) -> Sample:
     """Do something that returns its seconds; return them with what the daemon used for it."""
+    return watch(daemon, lambda: Sample(action(), size))
+
+
+def watch(daemon: Daemon, action: Callable[[], Sample]) -> Sample:
+    """Do something that was measured; add what the daemon used for it."""
     before = daemon.usage()
-    seconds = action()
+    sample = action()
     after = daemon.usage()
-    requests = None
-    if after.requests is not None and before.requests is not None:
-        requests = after.requests - before.requests
-    return Sample(seconds, size, after.cpu_s - before.cpu_s, daemon.peak_bytes(), requests)
+    return replace(
+        sample,
+        cpu_s=after.cpu_s - before.cpu_s,
+        peak_bytes=daemon.peak_bytes(),
+        requests=_grown(before.requests, after.requests),
+        fetched_bytes=_grown(before.fetched_bytes, after.fetched_bytes),
+    )
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before

@@ -1,6 +1,5 @@
 """Small changes of a large object: what is sent again, and how fast they are taken."""
 
-import json
 import random
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing_extensions import override
 
 from bench import child
 from bench.children import CHILD, VFS, BenchError, run, timed
-from bench.mounts import Daemon
+from bench.fio import fio
 from bench.work import (
     GIB,
     MIB,
@@ -23,6 +22,7 @@ from bench.work import (
     at_most,
     measure,
     memory_verdict,
+    watch,
     work,
 )
 
@@ -82,13 +82,14 @@ class Delta(_LargeImage):
         seed = random.randrange(1 << 32)
         with self.bench.vfs() as daemon:
             image = daemon.path / KEY
-            before = sent_bytes(daemon)
+            before = daemon.usage().sent_bytes or 0
             command = (*CHILD, "scatter", image, str(WRITES), str(WRITE_BYTES), str(seed))
             sample = measure(daemon, lambda: timed(*command), WRITES * WRITE_BYTES)
             spots = child.spots(seed, self._size, WRITES, WRITE_BYTES)
             touched = len({at // MOST_BYTES_PER_PART for at in spots})
             # One more for the end of the file, where no part may be left that is too small.
-            self._sent.append((sent_bytes(daemon) - before) / (touched + 1))
+            sent = (daemon.usage().sent_bytes or 0) - before
+            self._sent.append(sent / (touched + 1))
         with self.bench.vfs() as fresh:
             run(*CHILD, "scattered", fresh.path / KEY, str(WRITES), str(WRITE_BYTES), str(seed))
         return sample
@@ -99,11 +100,10 @@ class LocalFsync(_LargeImage):
     """fio writes 4 KiB at random and syncs often; fsync=local, the upload comes afterwards."""
 
     name = "fsync-local"
-    title = f"random 4 KiB writes, fsync every {FIO_SYNC_EVERY}, fsync=local, for {FIO_S} s"
+    title = f"random 4 KiB writes, fsync every {FIO_SYNC_EVERY}, fsync=local"
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
-        self._iops: list[float] = []
         self._upload_s: list[float] = []
 
     @override
@@ -113,14 +113,14 @@ class LocalFsync(_LargeImage):
     @override
     def judge(self, rows: Rows) -> list[Verdict]:
         return [
-            at_least("writes a second", sorted(self._iops)[len(self._iops) // 2], LEAST_IOPS),
+            at_least("writes a second", rows["vfs"].median.iops or 0, LEAST_IOPS),
             Verdict("seconds until the store had it all", max(self._upload_s)),
             *memory_verdict(rows),
         ]
 
     def _fio(self) -> Sample:
         with self.bench.vfs(options="fsync=local") as daemon:
-            sample = measure(daemon, lambda: self._run_fio(daemon.path / KEY))
+            sample = watch(daemon, lambda: self._run_fio(daemon.path / KEY))
             before = time.perf_counter()
             run(*VFS, "flush", daemon.path, env=daemon.environ)
             self._upload_s.append(time.perf_counter() - before)
@@ -128,21 +128,14 @@ class LocalFsync(_LargeImage):
                 raise BenchError("vfs flush returned before the store had everything")
         return sample
 
-    def _run_fio(self, image: Path) -> float:
-        before = time.perf_counter()
-        said = run(
-            "fio", "--name=bench", f"--filename={image}", "--rw=randwrite", "--bs=4k",
-            "--ioengine=psync", f"--fsync={FIO_SYNC_EVERY}", f"--size={FIO_BYTES}",
-            f"--offset={GIB}" if self._size > 2 * GIB else "--offset=0", f"--runtime={FIO_S}",
-            "--time_based", "--output-format=json", "--allow_file_create=0",
-        )  # fmt: skip
-        self._iops.append(json.loads(said)["jobs"][0]["write"]["iops"])
-        return time.perf_counter() - before
-
-
-def sent_bytes(daemon: Daemon) -> int:
-    """Return how much content the daemon has sent to its store."""
-    stores = daemon.status()["stores"]
-    if not isinstance(stores, list):
-        raise BenchError("vfs status tells nothing of its stores")
-    return int(stores[0]["bytes_out"])
+    def _run_fio(self, image: Path) -> Sample:
+        return fio(
+            image,
+            "randwrite",
+            min(FIO_BYTES, self.bench.size_bytes),
+            "--ioengine=psync",
+            f"--fsync={FIO_SYNC_EVERY}",
+            f"--offset={GIB if self._size > 2 * GIB else 0}",
+            "--time_based",
+            f"--runtime={self.bench.scaled(FIO_S, 2)}",
+        )

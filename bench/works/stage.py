@@ -23,6 +23,7 @@ from bench.work import (
 
 KEY = "stage/image"
 LOOK_S = 0.02
+LEAST_BYTES = 256 * MIB  # vfs takes no smaller stage
 
 
 @work
@@ -38,7 +39,7 @@ class SmallStage(Work):
 
     @property
     def _stage_bytes(self) -> int:
-        return self.bench.size_bytes // 2
+        return max(LEAST_BYTES, self.bench.size_bytes // 2)
 
     @override
     def contenders(self) -> list[Contender]:
