@@ -32,23 +32,23 @@ _CONTROL = frozenset({"probe", "head", "list", "remove", "begin_upload", "abort_
 _READS = frozenset({"read"})
 
 
-class ThrottledStore(WrappedStore):
-    """Bounds calls at one time and bytes a second.
+class Throttle:
+    """Bounds calls at one time and bytes a second, to and from one store.
 
     The gauge `store_concurrency{store}` is the number of calls that the store gets at one time.
     """
 
     def __init__(
         self,
-        inner: Store,
+        url: str,
         max_connections: int,
         limits: Bandwidth | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        super().__init__(inner)
+        self.url = url
         self.limits = limits or Bandwidth()
         self._metrics = metrics or Metrics()
-        self._metrics.add("store_concurrency", max_connections, store=self.url)
+        self._metrics.add("store_concurrency", max_connections, store=url)
         self._pace = Pace(most=max_connections, limit=max_connections)
         self._running = 0
         control, data, uploads = _shares(max_connections)
@@ -56,11 +56,10 @@ class ThrottledStore(WrappedStore):
         self._data = trio.CapacityLimiter(data)
         self._uploads = trio.CapacityLimiter(uploads)
 
-    @override
-    async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+    async def admit(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a call when it is its turn."""
         asked_s = trio.current_time()
-        await self.limits.up.pay(call.key, call.bytes_out)
-        await self.limits.down.pay(call.key, call.bytes_in)
+        await self._pay(call)
         waited_s = trio.current_time() - asked_s
         try:
             async with self._slot(call.operation):
@@ -68,6 +67,25 @@ class ThrottledStore(WrappedStore):
         except TransientError as error:
             error.waited_s = waited_s
             raise
+
+    async def admit_spare(self, read: Call, run: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a read that can be done without.
+
+        Errors: WouldBlock when all slots are taken, or the store asks for fewer requests.
+        """
+        await self._pay(read)
+        if self._pace.limit < self._pace.most:
+            raise trio.WouldBlock
+        borrower = object()
+        self._data.acquire_on_behalf_of_nowait(borrower)
+        try:
+            return await self._paced(read, run)
+        finally:
+            self._data.release_on_behalf_of(borrower)
+
+    async def _pay(self, call: Call) -> None:
+        await self.limits.up.pay(call.key, call.bytes_out)
+        await self.limits.down.pay(call.key, call.bytes_in)
 
     async def _paced(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
         if call.operation not in _CONTROL:
@@ -121,6 +139,18 @@ class ThrottledStore(WrappedStore):
         else:
             async with _borrowed(self._uploads, borrower), _borrowed(self._data, borrower):
                 yield
+
+
+class ThrottledStore(WrappedStore):
+    """A store that gets no more than its throttle admits."""
+
+    def __init__(self, inner: Store, throttle: Throttle) -> None:
+        super().__init__(inner)
+        self._throttle = throttle
+
+    @override
+    async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+        return await self._throttle.admit(call, run)
 
 
 def _shares(limit: int) -> tuple[int, int, int]:
