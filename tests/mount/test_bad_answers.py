@@ -101,7 +101,7 @@ BAD = {
     "another version": (Rewrite(of_another_version), "ESTALE", "has changed"),
     "a short body that says so": (Shorten(5, hidden=True), "EIO", "wrong answer"),
     "a short body": (Shorten(5), "ETIMEDOUT", "broke off"),
-    "resets": (ResetReply(0.5), "ETIMEDOUT", "broke off"),
+    "resets": (ResetReply(0.5), "ETIMEDOUT", "broke off|without an answer"),
     "stalls": (Hold(), "ETIMEDOUT", "has sent nothing"),
     "503": (Refuse(503), "EIO", "asks to try again"),
     "429": (Refuse(429), "EIO", "asks to try again"),
@@ -121,7 +121,7 @@ def test_what_is_no_answer_is_an_error_and_one_line(proxy, bucket, name):
         told = warnings(mount)
         # One for the object; one more where it is the store that cannot be used.
         assert len(told) <= 2, told
-        assert all(why in line for line in told)
+        assert all(re.search(why, line) for line in told)
         proxy.clear()
         assert mount.call(read, "image") == "old"
 
