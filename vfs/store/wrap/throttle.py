@@ -10,8 +10,7 @@ it asks for is kept by all but the control calls: what made it complain were not
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import trio
@@ -62,8 +61,13 @@ class Throttle:
         await self._pay(call)
         waited_s = trio.current_time() - asked_s
         try:
-            async with self._slot(call.operation):
+            # A limiter counts borrowers, which are tasks by default; one task may be in two calls.
+            borrower, slots = object(), self._slots(call.operation)
+            await _borrow(slots, borrower)
+            try:
                 return await self._paced(call, run)
+            finally:
+                _give_back(slots, borrower)
         except TransientError as error:
             error.waited_s = waited_s
             raise
@@ -126,19 +130,13 @@ class Throttle:
         elif pace.limit == pace.most:
             log.info("%s gets up to %d requests at one time again", self.url, pace.limit)
 
-    @asynccontextmanager
-    async def _slot(self, operation: str) -> AsyncGenerator[None, None]:
-        # A limiter counts borrowers, which are tasks by default; one task may be in two calls.
-        borrower = object()
+    def _slots(self, operation: str) -> tuple[trio.CapacityLimiter, ...]:
+        """Return of what a call takes one each, in this order."""
         if operation in _CONTROL:
-            async with _borrowed(self._control, borrower):
-                yield
-        elif operation in _READS:
-            async with _borrowed(self._data, borrower):
-                yield
-        else:
-            async with _borrowed(self._uploads, borrower), _borrowed(self._data, borrower):
-                yield
+            return (self._control,)
+        if operation in _READS:
+            return (self._data,)
+        return (self._uploads, self._data)
 
 
 class ThrottledStore(WrappedStore):
@@ -161,10 +159,21 @@ def _shares(limit: int) -> tuple[int, int, int]:
     return control, others, max(1, others * 3 // 4)
 
 
-@asynccontextmanager
-async def _borrowed(limiter: trio.CapacityLimiter, borrower: object) -> AsyncGenerator[None, None]:
-    await limiter.acquire_on_behalf_of(borrower)
+async def _borrow(slots: Iterable[trio.CapacityLimiter], borrower: object) -> None:
+    """Take one of each; none when this is cancelled."""
+    taken: list[trio.CapacityLimiter] = []
     try:
-        yield
-    finally:
+        for limiter in slots:
+            try:
+                limiter.acquire_on_behalf_of_nowait(borrower)
+            except trio.WouldBlock:
+                await limiter.acquire_on_behalf_of(borrower)
+            taken.append(limiter)
+    except BaseException:
+        _give_back(taken, borrower)
+        raise
+
+
+def _give_back(slots: Iterable[trio.CapacityLimiter], borrower: object) -> None:
+    for limiter in slots:
         limiter.release_on_behalf_of(borrower)
