@@ -116,25 +116,29 @@ class HedgedStore(WrappedStore):
 
     async def _ask_second(self, read: _Read, scope: trio.CancelScope) -> None:
         result = "LOST"
-        with scope:
-            try:
-                found = await self._carry_out(read)
-            except trio.WouldBlock:
-                result = "NO_ROOM"
-            except VfsError as error:
-                result = error.code
-                if not error.transient:
-                    self._win(read, error)
-            except Exception:
-                # A fault of ours; the first request may still succeed.
-                log.exception("second read of %r failed unexpectedly", read.source.key)
-                result = "FAILED"
-            else:
-                result = "WON"
-                self._win(read, found)
-        self._hedges -= 1
-        read.second_over.set()
-        self._metrics.add("store_hedges_total", store=self.url, result=result)
+        try:
+            with scope:
+                result = await self._second_result(read)
+        finally:
+            self._hedges -= 1
+            read.second_over.set()
+            self._metrics.add("store_hedges_total", store=self.url, result=result)
+
+    async def _second_result(self, read: _Read) -> str:
+        try:
+            found = await self._carry_out(read)
+        except trio.WouldBlock:
+            return "NO_ROOM"
+        except VfsError as error:
+            if not error.transient:
+                self._win(read, error)
+            return error.code
+        except Exception:
+            # A fault of ours; the first request may still succeed.
+            log.exception("second read of %r failed unexpectedly", read.source.key)
+            return "FAILED"
+        self._win(read, found)
+        return "WON"
 
     async def _carry_out(self, read: _Read) -> bytearray:
         found = bytearray()
