@@ -16,11 +16,20 @@ Labels = tuple[tuple[str, str], ...]
 """Names and values, sorted by name."""
 
 
+Sample = tuple[str, Labels]
+"""A name with its labels."""
+
+
+def sample(name: str, **labels: str) -> Sample:
+    """Return a name with its labels in order."""
+    return name, _sorted(labels)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What was counted up to one moment."""
 
-    samples: Mapping[tuple[str, Labels], float]
+    samples: Mapping[Sample, float]
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum over all samples of a name that carry these labels."""
@@ -47,11 +56,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self.health: defaultdict[str, Health] = defaultdict(Health)
-        self._samples: defaultdict[tuple[str, Labels], float] = defaultdict(float)
+        self._samples: defaultdict[Sample, float] = defaultdict(float)
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count on; a negative amount lowers a gauge."""
-        self._samples[name, _sorted(labels)] += amount
+        self.add_to(sample(name, **labels), amount)
+
+    def add_to(self, which: Sample, amount: float = 1) -> None:
+        """Count on what is counted often: its labels need not be put in order each time."""
+        self._samples[which] += amount
 
     def snapshot(self) -> Snapshot:
         """Return the values of this moment."""

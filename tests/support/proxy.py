@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from tests.support.forward import EndError, Exchange, Gone, Proxy, Request, replace_length
+from tests.support.forward import EndError, Exchange, Gone, Head, Proxy, Request, replace_length
 
 MUTATIONS = (
     "PutObject",
@@ -105,6 +105,19 @@ class Shorten(Action):
         kept = data[: max(0, len(data) - self.by)]
         raw = replace_length(head, len(kept)) if self.hidden else head.raw
         exchange.near.send(raw + kept)
+        raise Gone
+
+
+@dataclass
+class Rewrite(Action):
+    """The answer is another one than the gateway's."""
+
+    edit: Callable[[Head, bytes], bytes]
+
+    def play(self, exchange: Exchange, proxy: "FaultProxy") -> None:
+        head = exchange.ask()
+        data = b"".join(exchange.answer_body(head))
+        exchange.near.send(self.edit(head, data))
         raise Gone
 
 

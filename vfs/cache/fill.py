@@ -290,10 +290,13 @@ class Fetcher:
         missing = [blocks]
         if disk is not None:
             missing = await disk.read(file, blocks, [frame.view for frame in frames])
-        async with open_tasks() as nursery:
-            for run in missing:
-                own = frames[run.start - blocks.start : run.stop - blocks.start]
-                nursery.start_soon(self._fetch_run, file, run, own)
+        if missing == [blocks]:  # the usual case needs no tasks
+            await self._fetch_run(file, blocks, frames)
+        elif missing:
+            async with open_tasks() as nursery:
+                for run in missing:
+                    own = frames[run.start - blocks.start : run.stop - blocks.start]
+                    nursery.start_soon(self._fetch_run, file, run, own)
         if disk is not None:
             for run in missing:
                 own = frames[run.start - blocks.start : run.stop - blocks.start]

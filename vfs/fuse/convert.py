@@ -7,8 +7,10 @@ import stat
 from types import TracebackType
 
 import pyfuse3
+import trio
 
-from vfs.errors import VfsError
+from vfs.errors import AuthenticationError, TransientError, VfsError
+from vfs.repeats import Repeats
 from vfs.tree.context import Caller
 from vfs.tree.metadata import AttributeChange
 from vfs.tree.node import Node
@@ -16,6 +18,8 @@ from vfs.tree.node import Node
 log = logging.getLogger(__name__)
 
 _TOLD = {errno.EIO, errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT}
+_OF_THE_STORE = (TransientError, AuthenticationError)  # whatever the object
+_repeats = Repeats()  # of the one mount that a process has
 
 BLOCK_BYTES = 512
 """Unit of st_blocks (stat(2))."""
@@ -52,9 +56,12 @@ class reply:  # noqa: N801 - reads as a statement; a generator would cost 4 us a
     def _log(self, error: VfsError) -> None:
         # The kernel looks up again what is stale when it is opened: nobody else hears of it.
         hidden = error.errno == errno.ESTALE and self._operation == "open"
-        told = error.errno in _TOLD and not hidden
-        level = logging.WARNING if told else logging.DEBUG
-        log.log(level, "%s %r: %s", self._operation, error.key, error.message)
+        more = None
+        if error.errno in _TOLD and not hidden:
+            subject = "" if isinstance(error, _OF_THE_STORE) else error.key
+            more = _repeats.turn((error.code, subject), trio.current_time())
+        level = logging.DEBUG if more is None else logging.WARNING
+        log.log(level, "%s %r: %s%s", self._operation, error.key, error.message, more or "")
 
 
 def entry_attributes(node: Node, name_s: float, attributes_s: float) -> pyfuse3.EntryAttributes:

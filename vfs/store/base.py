@@ -212,6 +212,11 @@ class Store(ABC):
     """Where the store is, as a person would write it; never holds a secret."""
 
     @property
+    def ends_reads_early(self) -> bool:
+        """Whether a cancelled read ends at once: only then is it of use to ask for one twice."""
+        return False
+
+    @property
     @abstractmethod
     def features(self) -> Features:
         """What this store can do: known by its kind, refined by `probe`."""

@@ -1,14 +1,15 @@
 """From a URL to a store with everything around it: the one place that knows schemes and order.
 
-Metrics are innermost and count every attempt; the throttle is around them, because every attempt
-must pay; retry is outside of both, so that a call that waits to be repeated holds no slot; the
-health of the store is outermost, where what was mended is no failure. A backend is imported only
-when its scheme is asked for: nobody who mounts a directory waits for the SDK of a cloud.
+Metrics are innermost and count every attempt. Around them a slow read is asked twice, and around
+that is the throttle, because every attempt must pay; retry is outside of both, so that a call that
+waits to be repeated holds no slot; the health of the store is outermost, where what was mended is
+no failure. A backend is imported only when its scheme is asked for: nobody who mounts a directory
+waits for the SDK of a cloud.
 """
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -21,9 +22,10 @@ from vfs.store.config import StoreConfig
 from vfs.store.memory import MemoryStore
 from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.store.wrap.health import WatchedStore
+from vfs.store.wrap.hedge import open_hedged
 from vfs.store.wrap.metrics import MeteredStore
 from vfs.store.wrap.retry import RetryingStore
-from vfs.store.wrap.throttle import ThrottledStore
+from vfs.store.wrap.throttle import Throttle, ThrottledStore
 from vfs.values import Key
 
 START_S = 10.0
@@ -51,18 +53,27 @@ async def open_store(
     metrics = metrics or Metrics()
     metered = MeteredStore(backend, metrics)
     limits = limits or Bandwidth(config.bandwidth)
-    throttled = ThrottledStore(metered, config.max_connections, limits, metrics)
+    throttle = Throttle(backend.url, config.max_connections, limits, metrics)
     try:
-        retrying = RetryingStore(
-            throttled,
-            max_retries=config.max_retries,
-            retry_delay_s=config.retry_delay,
-            timeout_s=config.timeout,
-        )
-        yield WatchedStore(retrying, metrics)
+        async with _hedged(metered, throttle, metrics, config) as hedged:
+            retrying = RetryingStore(
+                ThrottledStore(hedged, throttle),
+                max_retries=config.max_retries,
+                retry_delay_s=config.retry_delay,
+                timeout_s=config.timeout,
+            )
+            yield WatchedStore(retrying, metrics)
     finally:
         with trio.move_on_after(_CLOSE_GRACE_S, shield=True):
             await backend.aclose()
+
+
+def _hedged(
+    store: Store, throttle: Throttle, metrics: Metrics, config: StoreConfig
+) -> AbstractAsyncContextManager[Store]:
+    if not store.ends_reads_early:
+        return nullcontext(store)
+    return open_hedged(store, throttle, metrics, most_s=config.timeout)
 
 
 @asynccontextmanager

@@ -70,10 +70,14 @@ class ScriptedServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        if self._current is not None:
-            with contextlib.suppress(OSError):
-                self._current.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        # Again and again: a connection may just have been accepted.
+        for _ in range(100):
+            if self._current is not None:
+                with contextlib.suppress(OSError):
+                    self._current.shutdown(socket.SHUT_RDWR)
+            self._thread.join(0.1)
+            if not self._thread.is_alive():
+                return
         assert not self._thread.is_alive()
 
     def _serve(self) -> None:

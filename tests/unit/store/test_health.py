@@ -22,7 +22,7 @@ from vfs.errors import (
 from vfs.metrics import Health, Metrics
 from vfs.store.base import BytesBody
 from vfs.store.memory import MemoryStore
-from vfs.store.wrap.health import WatchedStore, after
+from vfs.store.wrap.health import QUIET_S, WatchedStore, after
 from vfs.store.wrap.retry import RetryingStore
 from vfs.values import Key, Span
 
@@ -111,6 +111,31 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     assert [record.getMessage() for record in caplog.records] == [
         f"{store.url} cannot be used: no route",
         f"{store.url} can be used again",
+    ]
+
+
+async def test_a_store_that_comes_and_goes_is_told_of_now_and_then(
+    store, faulty, autojump_clock, expect_log, caplog
+):
+    expect_log("cannot be used: no route")
+    caplog.set_level(logging.INFO)
+    store = WatchedStore(faulty, Metrics())
+    await store.write(KEY, BytesBody(b"x"))
+
+    async def fail_and_answer(times):
+        caplog.clear()
+        for _ in range(times):
+            faulty.fail("head", UnreachableError("no route", key=KEY))
+            with pytest.raises(UnreachableError):
+                await store.head(KEY)
+            await store.head(KEY)
+        return [record.getMessage().removeprefix(store.url) for record in caplog.records]
+
+    assert await fail_and_answer(100) == [" cannot be used: no route", " can be used again"]
+    await trio.sleep(QUIET_S)
+    assert await fail_and_answer(1) == [
+        " cannot be used: no route (and 99 times more since this was last told)",
+        " can be used again",
     ]
 
 

@@ -15,11 +15,15 @@ from vfs.store.rates import NO_LIMITS, Rates
 from vfs.store.wrap.bandwidth import Bandwidth
 from vfs.store.wrap.base import WrappedStore
 from vfs.store.wrap.retry import RetryingStore
-from vfs.store.wrap.throttle import ThrottledStore
+from vfs.store.wrap.throttle import Throttle, ThrottledStore
 from vfs.values import Key, Span
 
 KEY = Key("disk.img")
 PART = 8 << 20
+
+
+def throttled_store(inner, connections, limits=None, metrics=None):
+    return ThrottledStore(inner, Throttle(inner.url, connections, limits, metrics))
 
 
 def limited(up=None, down=None):
@@ -32,7 +36,7 @@ def faulty():
 
 
 async def test_no_more_calls_than_connections_run_at_once(faulty, nursery):
-    store = ThrottledStore(faulty, 16)
+    store = throttled_store(faulty, 16)
     info = await store.write(KEY, BytesBody(b"x"))
     gate = faulty.block("", times=1000)
     for _ in range(100):
@@ -46,7 +50,7 @@ async def test_no_more_calls_than_connections_run_at_once(faulty, nursery):
 
 
 async def test_two_hundred_uploads_keep_nothing_else_waiting(faulty, nursery):
-    store = ThrottledStore(faulty, 16)
+    store = throttled_store(faulty, 16)
     upload = await store.begin_upload(KEY)
     info = await store.write(KEY, BytesBody(b"x"))
     gate = faulty.block("upload_part", times=1000)
@@ -61,7 +65,7 @@ async def test_two_hundred_uploads_keep_nothing_else_waiting(faulty, nursery):
 
 
 async def test_reads_that_hang_keep_no_listing_waiting(faulty, nursery):
-    store = ThrottledStore(faulty, 4)
+    store = throttled_store(faulty, 4)
     info = await store.write(KEY, BytesBody(b"x"))
     gate = faulty.block("read", times=1000)
     for _ in range(20):
@@ -73,14 +77,14 @@ async def test_reads_that_hang_keep_no_listing_waiting(faulty, nursery):
 
 @pytest.mark.parametrize("connections", [1, 2, 3])
 async def test_few_connections_still_carry_every_kind_of_call(faulty, connections):
-    store = ThrottledStore(faulty, connections)
+    store = throttled_store(faulty, connections)
     info = await store.write(KEY, BytesBody(b"x"))
     assert await store.read(info.pin, Span(0, 1)) == b"x"
     await store.head(KEY)
 
 
 async def test_a_call_that_fails_gives_its_slot_back(faulty):
-    store = ThrottledStore(faulty, 1)
+    store = throttled_store(faulty, 1)
     for _ in range(3):
         faulty.fail("write", OSError("broken"))
         with pytest.raises(OSError, match="broken"):
@@ -89,7 +93,7 @@ async def test_a_call_that_fails_gives_its_slot_back(faulty):
 
 
 async def test_uploads_keep_to_the_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, limited(100))
+    store = throttled_store(faulty, 8, limited(100))
     for _ in range(5):
         await store.write(KEY, BytesBody(bytes(50)))
     # The first one starts at once, each of the others when those before it are paid for.
@@ -97,7 +101,7 @@ async def test_uploads_keep_to_the_bandwidth(faulty, autojump_clock):
 
 
 async def test_reads_keep_to_their_own_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, limited(down=10))
+    store = throttled_store(faulty, 8, limited(down=10))
     info = await store.write(KEY, BytesBody(bytes(1000)))
     assert trio.current_time() == 0
     await store.read(info.pin, Span(0, 100))
@@ -106,7 +110,7 @@ async def test_reads_keep_to_their_own_bandwidth(faulty, autojump_clock):
 
 
 async def test_many_at_once_keep_to_the_bandwidth_too(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, limited(100))
+    store = throttled_store(faulty, 8, limited(100))
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(store.write, KEY, BytesBody(bytes(100)))
@@ -114,7 +118,7 @@ async def test_many_at_once_keep_to_the_bandwidth_too(faulty, autojump_clock):
 
 
 async def test_a_call_without_payload_does_not_wait_for_bandwidth(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, limited(1, 1))
+    store = throttled_store(faulty, 8, limited(1, 1))
     await store.write(KEY, BytesBody(bytes(1000)))
     await store.head(KEY)
     assert trio.current_time() == 0
@@ -122,7 +126,7 @@ async def test_a_call_without_payload_does_not_wait_for_bandwidth(faulty, autoju
 
 async def test_a_new_rate_holds_for_those_that_wait(faulty, autojump_clock, nursery):
     limits = limited(1)
-    store = ThrottledStore(faulty, 8, limits)
+    store = throttled_store(faulty, 8, limits)
     await store.write(KEY, BytesBody(bytes(1000)))
     nursery.start_soon(store.write, KEY, BytesBody(b"x"))
     await trio.sleep(100)  # 900 bytes are owed
@@ -135,7 +139,7 @@ async def test_a_new_rate_holds_for_those_that_wait(faulty, autojump_clock, nurs
 
 async def test_a_limit_that_is_lifted_lets_all_through(faulty, autojump_clock, nursery):
     limits = limited(1)
-    store = ThrottledStore(faulty, 8, limits)
+    store = throttled_store(faulty, 8, limits)
     for _ in range(5):
         nursery.start_soon(store.write, KEY, BytesBody(bytes(1000)))
     await wait_all_tasks_blocked()
@@ -147,7 +151,7 @@ async def test_a_limit_that_is_lifted_lets_all_through(faulty, autojump_clock, n
 
 
 async def test_waiting_for_bandwidth_holds_no_slot(faulty, autojump_clock, nursery):
-    store = ThrottledStore(faulty, 1, limited(1))
+    store = throttled_store(faulty, 1, limited(1))
     info = await store.write(KEY, BytesBody(bytes(1000)))
     nursery.start_soon(store.write, KEY, BytesBody(b"x"))
     await wait_all_tasks_blocked()
@@ -156,7 +160,7 @@ async def test_waiting_for_bandwidth_holds_no_slot(faulty, autojump_clock, nurse
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_pays_nothing(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 1, limited(10))
+    store = throttled_store(faulty, 1, limited(10))
     await store.write(KEY, BytesBody(bytes(100)))
     with trio.move_on_after(5):
         await store.write(KEY, BytesBody(bytes(10**6)))
@@ -165,7 +169,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_pays_nothing(faulty, auto
 
 
 async def test_the_parts_of_a_large_file_do_not_hold_up_another(faulty, autojump_clock, nursery):
-    store = ThrottledStore(faulty, 64, limited(1 << 20))
+    store = throttled_store(faulty, 64, limited(1 << 20))
     upload = await store.begin_upload(KEY)
     for number in range(1, 11):
         nursery.start_soon(store.upload_part, upload, number, BytesBody(bytes(PART)))
@@ -178,7 +182,7 @@ async def test_the_parts_of_a_large_file_do_not_hold_up_another(faulty, autojump
 
 
 async def test_large_files_get_the_same_share(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 64, limited(down=1 << 20))
+    store = throttled_store(faulty, 64, limited(down=1 << 20))
     for key, size in (("a", 4), ("b", 8), ("c", 4)):
         await store.write(Key(key), BytesBody(bytes(size << 20)))
     ends = {}
@@ -199,14 +203,14 @@ async def test_large_files_get_the_same_share(faulty, autojump_clock):
 
 async def test_every_attempt_pays_also_one_that_fails(faulty, autojump_clock):
     faulty.fail("write", TransientError("reset"), times=2)
-    throttled = ThrottledStore(faulty, 8, limited(100))
+    throttled = throttled_store(faulty, 8, limited(100))
     store = RetryingStore(throttled, max_retries=3, jitter=lambda: 0.0)
     await store.write(KEY, BytesBody(bytes(100)))
     assert trio.current_time() == pytest.approx(2)
 
 
 async def test_waiting_for_bandwidth_is_no_part_of_the_timeout(faulty, autojump_clock):
-    throttled = ThrottledStore(faulty, 8, limited(100))
+    throttled = throttled_store(faulty, 8, limited(100))
     store = RetryingStore(throttled, max_retries=3, timeout_s=5, jitter=lambda: 0.0)
     await throttled.write(Key("other"), BytesBody(bytes(10_000)))
     faulty.fail("write", TransientError("reset"), times=2)
@@ -215,7 +219,7 @@ async def test_waiting_for_bandwidth_is_no_part_of_the_timeout(faulty, autojump_
 
 
 async def test_what_the_store_copies_itself_is_free(faulty, autojump_clock):
-    store = ThrottledStore(faulty, 8, limited(1, 1))
+    store = throttled_store(faulty, 8, limited(1, 1))
     info = await faulty.write(KEY, BytesBody(bytes(10**6)))
     upload = await store.begin_upload(KEY)
     part = await store.copy_part(upload, 1, info.pin, Span(0, 10**6))
@@ -228,7 +232,7 @@ async def test_what_the_store_copies_itself_is_free(faulty, autojump_clock):
 async def test_who_waits_in_one_direction_does_not_hold_up_the_other(
     faulty, autojump_clock, nursery
 ):
-    store = ThrottledStore(faulty, 8, limited(1, 1))
+    store = throttled_store(faulty, 8, limited(1, 1))
     info = await faulty.write(KEY, BytesBody(bytes(1000)))
     await store.write(KEY, BytesBody(bytes(1000)))
     nursery.start_soon(store.write, KEY, BytesBody(b"x"))
@@ -242,7 +246,7 @@ async def test_who_waits_in_one_direction_does_not_hold_up_the_other(
 async def test_when_the_one_who_wakes_the_others_is_cancelled_another_does(
     faulty, autojump_clock, nursery
 ):
-    store = ThrottledStore(faulty, 8, limited(1 << 20))
+    store = throttled_store(faulty, 8, limited(1 << 20))
     await store.write(KEY, BytesBody(bytes(1 << 20)))
     first = trio.CancelScope()
 
@@ -264,7 +268,7 @@ async def test_whose_turn_comes_is_told_while_a_long_part_waits(faulty, autojump
     limits = limited(1 << 20)
     told = []
     limits.up.on_pass = lambda: told.append(trio.current_time())
-    store = ThrottledStore(faulty, 8, limits)
+    store = throttled_store(faulty, 8, limits)
     await store.write(KEY, BytesBody(bytes(600 << 20)))
     assert len(told) == 600 * 16
     assert max(later - sooner for sooner, later in pairwise(told)) < 1
@@ -307,7 +311,7 @@ async def test_a_store_that_asks_for_fewer_requests_gets_as_many_as_it_can_bear(
     refusing, autojump_clock
 ):
     metrics = Metrics()
-    throttled = ThrottledStore(refusing, 64, metrics=metrics)
+    throttled = throttled_store(refusing, 64, metrics=metrics)
     store = RetryingStore(throttled, max_retries=1000, jitter=lambda: 0.5)
     info = await store.write(KEY, BytesBody(b"x"))
     assert metrics.snapshot().total("store_concurrency") == 64
@@ -331,7 +335,7 @@ async def test_a_store_that_asks_for_fewer_requests_gets_as_many_as_it_can_bear(
 async def test_when_the_store_bears_more_again_it_gets_all_again(faulty, autojump_clock, caplog):
     caplog.set_level("INFO")
     metrics = Metrics()
-    store = ThrottledStore(faulty, 4, metrics=metrics)
+    store = throttled_store(faulty, 4, metrics=metrics)
     faulty.fail("head", SLOW)
     with pytest.raises(ThrottledError):
         await store.head(KEY)
@@ -348,7 +352,7 @@ async def test_when_the_store_bears_more_again_it_gets_all_again(faulty, autojum
 async def test_a_store_that_has_one_request_at_a_time_still_answers_all_kinds(
     faulty, autojump_clock
 ):
-    store = ThrottledStore(faulty, 64)
+    store = throttled_store(faulty, 64)
     info = await store.write(KEY, BytesBody(b"x"))
     faulty.fail("read", SLOW)
     with pytest.raises(ThrottledError):
@@ -367,7 +371,7 @@ async def test_a_store_that_has_one_request_at_a_time_still_answers_all_kinds(
 async def test_a_pause_that_the_store_asks_for_is_kept_by_all_but_the_short_calls(
     faulty, autojump_clock, nursery
 ):
-    store = ThrottledStore(faulty, 64)
+    store = throttled_store(faulty, 64)
     info = await store.write(KEY, BytesBody(b"x"))
     faulty.fail("read", ThrottledError("slow down", retry_after_s=7))
     with pytest.raises(ThrottledError):
@@ -382,7 +386,7 @@ async def test_a_pause_that_the_store_asks_for_is_kept_by_all_but_the_short_call
 async def test_one_store_s_complaint_does_not_slow_another(faulty, autojump_clock):
     other = FaultyStore(MemoryStore("mem://other"))
     metrics, limits = Metrics(), Bandwidth()
-    one, two = (ThrottledStore(store, 64, limits, metrics) for store in (faulty, other))
+    one, two = (throttled_store(store, 64, limits, metrics) for store in (faulty, other))
     faulty.fail("head", ThrottledError("slow down", retry_after_s=60))
     with pytest.raises(ThrottledError):
         await one.head(KEY)

@@ -65,7 +65,12 @@ async def run_interruptible(
     before the interruption reached it counts as done.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    async with limiter:
+    # A limiter that has room would be a turn of the loop all the same.
+    try:
+        limiter.acquire_nowait()
+    except trio.WouldBlock:
+        await limiter.acquire()
+    try:
         task = trio.lowlevel.current_task()
         token = trio.lowlevel.current_trio_token()
         cancelled: list[trio.lowlevel.RaiseCancelT] = []
@@ -84,3 +89,5 @@ async def run_interruptible(
         if cancelled and isinstance(result, outcome.Error):
             cancelled[0]()  # raises Cancelled: the failure is that of the interruption
         return result.unwrap()
+    finally:
+        limiter.release()

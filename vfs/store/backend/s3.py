@@ -76,6 +76,11 @@ class S3Store(Store):
 
     @property
     @override
+    def ends_reads_early(self) -> bool:
+        return self._data.ends_early
+
+    @property
+    @override
     def features(self) -> Features:
         return self._features
 

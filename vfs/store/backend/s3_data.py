@@ -44,6 +44,8 @@ def _doing(link: Link, source: ObjectVersion) -> Doing:
 class WireData:
     """Reads and uploads over plain HTTP with our own signature."""
 
+    ends_early = True  # a cancelled read
+
     def __init__(self, link: Link, route: DataRoute, *, clock: WallClock = wall_ns) -> None:
         self._link = link
         self._route = route
@@ -143,6 +145,8 @@ class WireData:
 
 class SdkData:
     """Reads and uploads by the SDK: through a proxy, to buckets with sessions of their own."""
+
+    ends_early = False
 
     def __init__(self, link: Link, requests: S3Requests) -> None:
         self._link = link

@@ -50,6 +50,11 @@ class WrappedStore(Store):
         """Carry out one call; wrappers override this."""
         return await run()
 
+    @property
+    @override
+    def ends_reads_early(self) -> bool:
+        return self._inner.ends_reads_early
+
     @override
     async def renew(self) -> bool:
         return await self._inner.renew()

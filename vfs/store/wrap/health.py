@@ -2,7 +2,8 @@
 
 The outermost wrapper, so that what a retry mends does not count. A store is down when a request
 failed for good because nobody answered or we were not let in, and up again with the next request
-that is answered, be it by "no such key". Both are logged, once.
+that is answered, be it by "no such key". Both are logged once, not each time of a store that
+comes and goes.
 """
 
 import dataclasses
@@ -25,12 +26,16 @@ from vfs.errors import (
     VfsError,
 )
 from vfs.metrics import Health, Metrics
+from vfs.repeats import Repeats
 from vfs.store.base import Store
 from vfs.store.wrap.base import Call, WrappedStore
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+QUIET_S = 60.0
+"""Outages that follow each other within this are one, to whoever reads the log."""
 
 _SHARE = 1 / 8  # of the last request in the average; as TCP does it, RFC 6298
 
@@ -65,6 +70,8 @@ class WatchedStore(WrappedStore):
     def __init__(self, inner: Store, metrics: Metrics) -> None:
         super().__init__(inner)
         self._metrics = metrics
+        self._repeats = Repeats(quiet_s=QUIET_S)
+        self._told = False  # that it is down
 
     @override
     async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
@@ -82,7 +89,13 @@ class WatchedStore(WrappedStore):
         single_s = None if call.operation == "probe" else took_s
         found = self._metrics.health[self.url] = after(before, error, single_s)
         # Before its first answer whoever opens the store hears of every failure.
-        if before.up and not found.up and before.answered:
-            log.warning("%s cannot be used: %s", self.url, found.last_error)
-        elif found.up and not before.up and before.answered:
-            log.info("%s can be used again", self.url)
+        if not before.answered or before.up == found.up:
+            return
+        if found.up:
+            log.log(logging.INFO if self._told else logging.DEBUG, "%s can be used again", self.url)
+            self._told = False
+            return
+        more = self._repeats.turn("down", trio.current_time())
+        self._told = more is not None
+        level = logging.WARNING if self._told else logging.DEBUG
+        log.log(level, "%s cannot be used: %s%s", self.url, found.last_error, more or "")

@@ -16,7 +16,7 @@ import trio
 from typing_extensions import override
 
 from vfs.errors import VfsError
-from vfs.metrics import Metrics
+from vfs.metrics import Metrics, Sample, sample
 from vfs.store.base import Store
 from vfs.store.wrap.base import Call, WrappedStore
 
@@ -29,6 +29,7 @@ class MeteredStore(WrappedStore):
     def __init__(self, inner: Store, metrics: Metrics) -> None:
         super().__init__(inner)
         self._metrics = metrics
+        self._samples: dict[tuple[str, ...], Sample] = {}
 
     @override
     async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
@@ -51,10 +52,14 @@ class MeteredStore(WrappedStore):
         finally:
             self._add("store_in_flight", call, -1)
             self._add("store_seconds_total", call, trio.current_time() - started)
-            self._metrics.add(
-                "store_calls_total", store=self.url, operation=call.operation, result=result
-            )
+            self._add("store_calls_total", call, 1, result=result)
 
-    def _add(self, name: str, call: Call, amount: float) -> None:
-        if amount:
-            self._metrics.add(name, amount, store=self.url, operation=call.operation)
+    def _add(self, name: str, call: Call, amount: float, **more: str) -> None:
+        if not amount:
+            return
+        asked = (name, call.operation, *more.values())
+        which = self._samples.get(asked)
+        if which is None:
+            which = sample(name, store=self.url, operation=call.operation, **more)
+            self._samples[asked] = which
+        self._metrics.add_to(which, amount)

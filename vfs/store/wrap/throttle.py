@@ -10,8 +10,7 @@ it asks for is kept by all but the control calls: what made it complain were not
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import trio
@@ -32,23 +31,23 @@ _CONTROL = frozenset({"probe", "head", "list", "remove", "begin_upload", "abort_
 _READS = frozenset({"read"})
 
 
-class ThrottledStore(WrappedStore):
-    """Bounds calls at one time and bytes a second.
+class Throttle:
+    """Bounds calls at one time and bytes a second, to and from one store.
 
     The gauge `store_concurrency{store}` is the number of calls that the store gets at one time.
     """
 
     def __init__(
         self,
-        inner: Store,
+        url: str,
         max_connections: int,
         limits: Bandwidth | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        super().__init__(inner)
+        self.url = url
         self.limits = limits or Bandwidth()
         self._metrics = metrics or Metrics()
-        self._metrics.add("store_concurrency", max_connections, store=self.url)
+        self._metrics.add("store_concurrency", max_connections, store=url)
         self._pace = Pace(most=max_connections, limit=max_connections)
         self._running = 0
         control, data, uploads = _shares(max_connections)
@@ -56,18 +55,41 @@ class ThrottledStore(WrappedStore):
         self._data = trio.CapacityLimiter(data)
         self._uploads = trio.CapacityLimiter(uploads)
 
-    @override
-    async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+    async def admit(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a call when it is its turn."""
         asked_s = trio.current_time()
-        await self.limits.up.pay(call.key, call.bytes_out)
-        await self.limits.down.pay(call.key, call.bytes_in)
+        await self._pay(call)
         waited_s = trio.current_time() - asked_s
         try:
-            async with self._slot(call.operation):
+            # A limiter counts borrowers, which are tasks by default; one task may be in two calls.
+            borrower, slots = object(), self._slots(call.operation)
+            await _borrow(slots, borrower)
+            try:
                 return await self._paced(call, run)
+            finally:
+                _give_back(slots, borrower)
         except TransientError as error:
             error.waited_s = waited_s
             raise
+
+    async def admit_spare(self, read: Call, run: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a read that can be done without.
+
+        Errors: WouldBlock when all slots are taken, or the store asks for fewer requests.
+        """
+        await self._pay(read)
+        if self._pace.limit < self._pace.most:
+            raise trio.WouldBlock
+        borrower = object()
+        self._data.acquire_on_behalf_of_nowait(borrower)
+        try:
+            return await self._paced(read, run)
+        finally:
+            self._data.release_on_behalf_of(borrower)
+
+    async def _pay(self, call: Call) -> None:
+        await self.limits.up.pay(call.key, call.bytes_out)
+        await self.limits.down.pay(call.key, call.bytes_in)
 
     async def _paced(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
         if call.operation not in _CONTROL:
@@ -108,19 +130,25 @@ class ThrottledStore(WrappedStore):
         elif pace.limit == pace.most:
             log.info("%s gets up to %d requests at one time again", self.url, pace.limit)
 
-    @asynccontextmanager
-    async def _slot(self, operation: str) -> AsyncGenerator[None, None]:
-        # A limiter counts borrowers, which are tasks by default; one task may be in two calls.
-        borrower = object()
+    def _slots(self, operation: str) -> tuple[trio.CapacityLimiter, ...]:
+        """Return of what a call takes one each, in this order."""
         if operation in _CONTROL:
-            async with _borrowed(self._control, borrower):
-                yield
-        elif operation in _READS:
-            async with _borrowed(self._data, borrower):
-                yield
-        else:
-            async with _borrowed(self._uploads, borrower), _borrowed(self._data, borrower):
-                yield
+            return (self._control,)
+        if operation in _READS:
+            return (self._data,)
+        return (self._uploads, self._data)
+
+
+class ThrottledStore(WrappedStore):
+    """A store that gets no more than its throttle admits."""
+
+    def __init__(self, inner: Store, throttle: Throttle) -> None:
+        super().__init__(inner)
+        self._throttle = throttle
+
+    @override
+    async def around(self, call: Call, run: Callable[[], Awaitable[T]]) -> T:
+        return await self._throttle.admit(call, run)
 
 
 def _shares(limit: int) -> tuple[int, int, int]:
@@ -131,10 +159,21 @@ def _shares(limit: int) -> tuple[int, int, int]:
     return control, others, max(1, others * 3 // 4)
 
 
-@asynccontextmanager
-async def _borrowed(limiter: trio.CapacityLimiter, borrower: object) -> AsyncGenerator[None, None]:
-    await limiter.acquire_on_behalf_of(borrower)
+async def _borrow(slots: Iterable[trio.CapacityLimiter], borrower: object) -> None:
+    """Take one of each; none when this is cancelled."""
+    taken: list[trio.CapacityLimiter] = []
     try:
-        yield
-    finally:
+        for limiter in slots:
+            try:
+                limiter.acquire_on_behalf_of_nowait(borrower)
+            except trio.WouldBlock:
+                await limiter.acquire_on_behalf_of(borrower)
+            taken.append(limiter)
+    except BaseException:
+        _give_back(taken, borrower)
+        raise
+
+
+def _give_back(slots: Iterable[trio.CapacityLimiter], borrower: object) -> None:
+    for limiter in slots:
         limiter.release_on_behalf_of(borrower)
