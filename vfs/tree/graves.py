@@ -151,7 +151,7 @@ class Graves:
     ) -> None:
         """Let objects that wait for their last close be where a renamed directory has taken them.
 
-        `moved` tells by new key what was taken and what became of it; None: all went as they were.
+        `moved` tells by old key what was taken and what became of it; None: all went as they were.
         One that a new file of its name has replaced is nowhere: what was taken is that file.
         """
         for grave in self._all.values():
@@ -161,7 +161,7 @@ class Graves:
             key = Key(target + old.pin.key[len(source) :])
             new = replace(old, pin=replace(old.pin, key=key, version_id=None))
             if moved is not None:
-                taken, new = moved.get(key, (None, new))
+                taken, new = moved.get(old.pin.key, (None, new))
                 if taken is None or taken.identity != old.identity:
                     continue
             self._refile(grave, new)

@@ -10,7 +10,9 @@ past its limit, it is rewritten.
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 
+from vfs.errors import VfsError
 from vfs.stage.directory import Stage
 from vfs.stage.records import Value
 from vfs.tree.sidecars import Sidecars
@@ -74,6 +76,12 @@ class Journal:
             return False
         self._stage.names.append({"op": "done", "id": number})
         return True
+
+    async def undecide(self, number: int) -> None:
+        """Let no restart carry out what is answered with an error."""
+        await self.done(number)
+        with suppress(VfsError):  # of the stage's disk
+            await self.sync()
 
     def append(self, record: dict[str, Value] | None) -> None:
         """Queue an attribute change for the next sync."""

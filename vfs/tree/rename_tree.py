@@ -24,36 +24,29 @@ COMPARED_BYTES = 64 * MIB
 """Largest files that are compared to know a finished copy; both are read."""
 
 
-_Notes = tuple[dict[Key, FileVersion], dict[Key, FileVersion]]
-"""By new key: the versions that were made, and those that they were made of."""
+Moves = dict[Key, tuple[FileVersion, FileVersion]]
+"""What has moved, by old key: the version that was taken, and what has become of it."""
 
 
-async def move_tree(
-    context: Context,
-    source: Key,
-    target: Key,
-    renamed: dict[Key, FileVersion],
-    taken: dict[Key, FileVersion] | None = None,
-) -> None:
+async def move_tree(context: Context, source: Key, target: Key, moves: Moves) -> None:
     """Move every object below a prefix; also what a restart does with one that was interrupted.
 
-    Notes the new version of each file that was moved, by its new key; in `taken` what it was.
+    Notes in `moves` each file that was moved.
     """
-    taken = {} if taken is None else taken
     directories = [Key("")]
     for relative in directories:  # grows while we walk
         here = Key(source + relative)
         there = Key(target + relative)
         try:
-            below = await _move_level(context, here, there, (renamed, taken))
+            below = await _move_level(context, here, there, moves)
         except VfsError:
-            _keep_attributes(context, here, there, renamed)
+            _keep_attributes(context, here, there, moves)
             log.warning(
                 "%r was renamed to %r only in part: %d files have moved, the others have their "
                 "old names; move the rest when the store answers again",
                 source,
                 target,
-                len(renamed),
+                len(moves),
             )
             raise
         directories += [Key(f"{relative}/{name}") for name in below]
@@ -87,7 +80,7 @@ async def check_keys(context: Context, source: Key, target: Key) -> None:
                 break
 
 
-async def _move_level(context: Context, here: Key, there: Key, notes: _Notes) -> list[str]:
+async def _move_level(context: Context, here: Key, there: Key, moves: Moves) -> list[str]:
     """Move the files of one directory and their attributes; return the directories in it."""
     await context.layout.make_directory(there)
     await context.sidecars.refresh(here, 0)
@@ -99,17 +92,16 @@ async def _move_level(context: Context, here: Key, there: Key, notes: _Notes) ->
         below += [entry.name for entry in page.entries if entry.is_directory]
         files = [entry for entry in page.entries if entry.file is not None]
         sources |= {entry.name: entry.file for entry in files if entry.file is not None}
-        await _move_files(context, files, there, notes)
+        await _move_files(context, files, there, moves)
         cursor = page.cursor
         if cursor is None:
             break
-    await _move_attributes(context, here, there, notes[0], sources)
+    await _move_attributes(context, here, there, moves, sources)
     await context.sidecars.upload(there)
     return below
 
 
-async def _move_files(context: Context, entries: list[Entry], there: Key, notes: _Notes) -> None:
-    renamed, taken = notes
+async def _move_files(context: Context, entries: list[Entry], there: Key, moves: Moves) -> None:
     todo = iter(entries)
 
     async def work() -> None:
@@ -123,20 +115,18 @@ async def _move_files(context: Context, entries: list[Entry], there: Key, notes:
                 # Not what a crash of ours has left: somebody else was faster.
                 log.warning("%r and %r differ: both names stay", entry.file.pin.key, key)
                 continue
-            renamed[key] = await context.layout.move(entry.file, key, replaces=replaces)
-            taken[key] = entry.file
+            moved = await context.layout.move(entry.file, key, replaces=replaces)
+            moves[entry.file.pin.key] = entry.file, moved
 
     async with open_tasks() as nursery:
         for _ in range(min(MOVES_AT_ONCE, len(entries))):
             nursery.start_soon(work)
 
 
-def _keep_attributes(
-    context: Context, here: Key, there: Key, renamed: dict[Key, FileVersion]
-) -> None:
+def _keep_attributes(context: Context, here: Key, there: Key, moves: Moves) -> None:
     """Let what has moved keep its attributes, without asking the store."""
     for name, entry in context.sidecars.take(here).items():
-        moved = renamed.get(names.child(there, name))
+        _, moved = moves.get(names.child(here, name), (None, None))
         if moved is not None and entry.attributes is not None:
             attributes = replace(entry.attributes, version=moved.pin.version)
             context.journal.append(context.sidecars.change(there, name, attributes))
@@ -146,7 +136,7 @@ async def _move_attributes(
     context: Context,
     here: Key,
     there: Key,
-    renamed: dict[Key, FileVersion],
+    moves: Moves,
     sources: dict[str, FileVersion],
 ) -> None:
     await context.sidecars.refresh(there, 0)
@@ -154,11 +144,10 @@ async def _move_attributes(
         attributes = entry.attributes
         if attributes is None:
             continue
-        key = names.child(there, name)
-        moved = renamed.get(key)
+        _, moved = moves.get(names.child(here, name), (None, None))
         if moved is None and attributes.version is not None:
             # Moved already, before a crash, unless it was never there.
-            found = await context.layout.find(key)
+            found = await context.layout.find(names.child(there, name))
             moved = found.file if found is not None else None
             known = context.sidecars.of(there).get(name)
             if moved is None or (known is not None and known.version == moved.pin.version):
