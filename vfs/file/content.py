@@ -16,9 +16,10 @@ from vfs.errors import ConflictError, StaleError, VfsError
 from vfs.file.adoption import Adoption
 from vfs.file.frozen import FrozenContent
 from vfs.file.journal import FileJournal
+from vfs.file.next_version import NextVersion
 from vfs.file.owner import Owner
 from vfs.file.window import History, advance
-from vfs.layout.base import NO_UPLOAD_LOG, Begun, Draft, FileVersion, Layout
+from vfs.layout.base import NO_UPLOAD_LOG, Draft, FileVersion, Layout
 from vfs.stage.directory import Stage
 from vfs.stage.file import StagedFile
 from vfs.stage.frozen import LiveBody
@@ -67,13 +68,10 @@ class Content:
         self._adoption = Adoption(fetcher, lambda: (self.base, self.staged), self._may_release)
         self._stage = stage
         self._staging = trio.Lock()
-        self._draft: Draft | None = None
         self._telling = False
         self._described_by = 0  # calls that wait for the journal
-        self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self.journal = FileJournal(lambda: self.staged, self._described)
-        self._begun: Begun | None = None  # what an earlier daemon has done for the next version
-        self._since: Extent | None = None  # what it has changed since its last commit began
+        self.next = NextVersion(layout, owner, self.journal, self._made_from)
 
     @property
     def size(self) -> int:
@@ -109,8 +107,7 @@ class Content:
     @property
     def unsent_bytes(self) -> int:
         """Those that must still be sent."""
-        sent = self._draft.sent_bytes if self._draft is not None else 0
-        return max(self.dirty_bytes - sent, 0)
+        return max(self.dirty_bytes - self.next.sent_bytes, 0)
 
     @property
     def is_due(self) -> bool:
@@ -162,7 +159,7 @@ class Content:
                 return await self._read(span.clip(Span(0, self.size)), base)
             except StaleError:
                 if self.base is base and (
-                    self._tried or self.discarded or self.commits.statistics().locked
+                    self.next.tried or self.discarded or self.commits.statistics().locked
                 ):
                     async with self.commits:  # or it is just being put aside, or its directory
                         await self.settle()
@@ -203,18 +200,24 @@ class Content:
             if self.staged is None:
                 size = self.base.size if self.base is not None else 0
                 staged = await self._stage.new_file(size)
-                staged.on_write, staged.on_change = self._on_write, self._on_change
-                self.staged = staged
+                self._hold(staged)
             return self.staged
 
-    def _on_write(self, span: Span) -> None:
-        if self._draft is not None:  # a restart must not take parts for what the file holds
-            self._draft.touch(span)
+    def adopt(
+        self, staged: StagedFile, *, base: FileVersion | None, replaces: FileVersion | None
+    ) -> None:
+        """Go on with what an earlier daemon has staged."""
+        self._hold(staged)
+        self.base, self.replaces = base, replaces
+
+    def _hold(self, staged: StagedFile) -> None:
+        # Also what is only being written: a restart must not take parts for what the file holds.
+        staged.on_write, staged.on_change = self.next.touch, self._on_change
+        self.staged = staged
 
     def _on_change(self, span: Span) -> None:
         self.changed()
-        if self._draft is not None:
-            self._draft.touch(span)
+        self.next.touch(span)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Stage bytes. Errors: StaleError when lost, TooLargeError, FullError."""
@@ -236,58 +239,43 @@ class Content:
 
     # Committing
 
-    def draft(self) -> Draft:
-        """Return the draft of the next version, begun when there is none."""
-        if self._draft is None:
-            base_is_used = self.staged is None or self.staged.base_size > 0
-            self._draft = self.layout.draft(
-                self.owner.key,
-                base=self.base if base_is_used else None,
-                replaces=self.replaces,
-                metadata=self.owner.object_metadata(),
-                log=self.journal,
-                begun=self._begun,
-            )
-            self._begun = None
-        return self._draft
+    def _made_from(self) -> tuple[FileVersion | None, FileVersion | None]:
+        base_is_used = self.staged is None or self.staged.base_size > 0
+        return self.base if base_is_used else None, self.replaces
 
     def parts_ahead(self, near: Span) -> list[tuple[Draft, Span]]:
         """Return parts that the writer has completed and that may be sent before the commit."""
         staged = self.staged
         if staged is None or self.lost or self.discarded or staged.is_frozen:
             return []
-        draft = self.draft()
-        return [(draft, span) for span in draft.ahead(near, staged.dirty, staged.size)]
+        return self.next.ahead(near, staged.dirty, staged.size)
 
     async def send_ahead(self, draft: Draft, span: Span) -> None:
         """Send one of `parts_ahead`, unless its draft is history."""
-        if self.staged is not None and self._draft is draft:
+        if self.staged is not None and self.next.is_made_by(draft):
             await draft.send(span, LiveBody(self.staged, span))
 
     async def retarget(self) -> None:
         """Forget a draft whose target or condition is not right any more."""
-        draft, self._draft = self._draft, None  # at once: no part may follow
-        if draft is not None:
-            await draft.abandon()
+        await self.next.forget()
 
     async def settle(self) -> None:
         """Find out whether a commit whose answer was lost has taken effect, and take note of it.
 
         With `commits` held.
         """
-        landed = await self._draft.landed() if self._draft is not None and self._tried else None
+        landed = await self.next.landed()
         if landed is not None:
             await self._settle_landed(landed)
 
     async def _settle_landed(self, version: FileVersion) -> None:
-        draft = self._draft
         # Bytes that are clean now were clean when that commit was made, so it has them too.
         if self.base is not None and self.staged is not None:
             end = self.staged.base_size
             changed = self.staged.dirty.add(Span(end, max(end, self.base.size, version.size)))
             self._fetcher.hand_over(self.base, version, changed)
         self.base = self.replaces = version
-        self._draft, self._tried = None, False
+        draft = self.next.made()
         self.owner.committed(version)
         with suppress(VfsError):
             # First what the tree knows by it: a restart that believes it stored asks nobody.
@@ -326,7 +314,7 @@ class Content:
         staged = await self.stage_for_writing()
         if self.owner.is_fragile:
             await self.journal.keep()
-        frozen = await staged.freeze(self.draft().commit_id)
+        frozen = await staged.freeze(self.next.draft().commit_id)
         covered = self.changes
         stored: FileVersion | None = None
         try:
@@ -341,7 +329,7 @@ class Content:
                 changed = frozen.changed.add(Span(end, max(end, base.size, frozen.size)))
                 self._fetcher.hand_over(base, version, changed)
             self.base = self.replaces = version
-            self._draft = None
+            self.next.made()
             self.stored = covered
             self.dirty_since_s = None if covered == self.changes else trio.current_time()
             stored = version
@@ -350,16 +338,23 @@ class Content:
             staged.thaw(stored=stored)
         self._adoption.note(frozen.changed)
         with suppress(VfsError):  # the store has it, and a restart asks the store
-            if staged.log.promised:
-                # The attributes of the new version first: a restart that believes it stored would
-                # know none.
-                await self._stage.sync_names()
-            await staged.tell_stored(version)
+            await self.tell_stored(staged, version)
         return True
 
+    async def tell_stored(self, staged: StagedFile, version: FileVersion) -> None:
+        """Let the journal of a file say that it is stored.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if staged.log.promised:
+            # The attributes of the new version first: a restart that believes it stored would
+            # know none.
+            await self._stage.sync_names()
+        await staged.tell_stored(version)
+
     async def _put(self, content: FrozenContent) -> FileVersion | None:
-        draft, again = self.draft(), self._tried
-        self._tried = True
+        draft, again = self.next.draft(), self.next.tried
+        self.next.tried = True
         try:
             version = await draft.commit(content, self.owner.object_metadata())
         except (ConflictError, StaleError):
@@ -368,7 +363,7 @@ class Content:
                 raise
             await self._settle_landed(landed)
             return None  # the next draft has an id of its own, to be journalled first
-        self._tried = False
+        self.next.tried = False
         return version
 
     # What a restart takes up
@@ -376,8 +371,7 @@ class Content:
     def _described(self) -> StagedState:
         nothing = Extent(0, 0)  # the staged file knows it better
         # Of a commit that may have taken effect a restart must know, or it meets itself.
-        tried = self._draft.commit_id if self._draft is not None and self._tried else None
-        owner = self.owner
+        owner, tried = self.owner, self.next.commit_id
         about = owner.about()
         return StagedState(owner.key, self.replaces, self.base, nothing, about, commit_id=tried)
 
@@ -405,39 +399,6 @@ class Content:
         finally:
             self._described_by -= 1
             self._may_release()  # a commit has ended meanwhile
-
-    def take_up(self, staged: StagedFile, state: StagedState) -> None:
-        """Go on with what an earlier daemon has left; the next commit settles what became of it."""
-        staged.on_write, staged.on_change = self._on_write, self._on_change
-        self.staged = staged
-        self.base, self.replaces = state.base, state.replaces
-        commit_id = state.commit_id or (state.upload.commit_id if state.upload else None)
-        if commit_id is not None:
-            self._begun = Begun(commit_id, state.upload, state.sent, state.parts)
-            self._tried = True
-            self.draft()
-        self.changed()
-        self._since = state.since
-
-    async def settle_taken_up(self) -> None:
-        """Find out whether the last commit of an earlier daemon has landed, before any change.
-
-        Errors: any store error; then the next commit finds out.
-        """
-        draft, staged, since = self._draft, self.staged, self._since
-        version = await draft.landed() if draft is not None and since is not None else None
-        if draft is None or staged is None or since is None or version is None:
-            return
-        # No await from here on: base, stage and tree change together.
-        staged.rebase(since)
-        self._draft, self._tried = None, False
-        self.base = self.replaces = version
-        if not staged.dirty and staged.size == version.size:
-            self.stored = self.changes
-        self.owner.committed(version)
-        await self._stage.sync_names()
-        await staged.tell_stored(version)
-        await draft.abandon()
 
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.
