@@ -183,18 +183,23 @@ class Graves:
 
     async def clear(self, node: Node, grave: Grave) -> None:
         """Remove an object that nobody reads any more; what fails is tried again."""
-        directory = directory_of(grave.parent)
-        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        directory_of(grave.parent).stuck.setdefault(grave.name, trio.Event())
         try:
             await self._clear(grave)
         except VfsError as error:
             log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
-            heir = directory.children.get(grave.name)
-            if heir is not None and heir.content is not None and not heir.content.is_gated:
-                heir.content.gate = gate
-            content = self._context.content(node)
-            content.left.append(partial(self._clear, grave))
-            self._context.committer.start(content)
+            self.clear_later(node, grave)
+
+    def clear_later(self, node: Node, grave: Grave) -> None:
+        """Remove an object in the background, with what else a file has to do in the store."""
+        directory = directory_of(grave.parent)
+        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        heir = directory.children.get(grave.name)
+        if heir is not None and heir.content is not None and not heir.content.is_gated:
+            heir.content.gate = gate
+        content = self._context.content(node)
+        content.left.append(partial(self._clear, grave))
+        self._context.committer.start(content)
 
     async def _clear(self, grave: Grave) -> None:
         file, name, directory = grave.file, grave.name, directory_of(grave.parent)

@@ -15,7 +15,7 @@ from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
 from vfs.tree.graves import remove_aside
-from vfs.tree.rename_tree import is_copy, move_tree
+from vfs.tree.rename_tree import Moves, is_copy, move_tree, move_whole
 from vfs.tree.sidecar import decode_entry
 from vfs.values import Key, Version
 
@@ -127,12 +127,12 @@ async def _move_directory(
     log.info("finishing the rename of %r to %r", source, target)
     if (await layout.list(source)).exists:
         if not layout.moves_directories:
-            await move_tree(fs.context, source, target, {})
-        elif not (await layout.list(target)).exists:
-            await layout.move_directory(source, target)
-        else:
+            await move_tree(fs.context, source, target, Moves())
+        elif (await layout.list(target)).entries:
             log.warning("%r and %r are both there: both names stay", source, target)
             return
+        else:
+            await move_whole(fs.context, source, target)
     if (await layout.list(target)).exists:
         fs.context.journal.append(fs.context.sidecars.forget(source))
         await _move_entry(fs, source, target, record, version=None)
@@ -151,10 +151,12 @@ async def _move_entry(
     context = fs.context
     old_directory, _, old_name = source.rpartition("/")
     directory, _, name = target.rpartition("/")
-    attributes = _attributes(record)
+    attributes, replaced = _attributes(record, "entry"), _attributes(record, "replaced")
     known = (await context.sidecars.refresh(Key(directory), 0)).get(name)
     if known is not None and before is not None and known.version == before:
         attributes = known  # changed after the rename was answered
+    if known is not None and known == replaced:
+        known = None  # of the empty directory that was there before
     if attributes is not None and (known is None or known.version != version):
         moved = replace(attributes, version=version)
         context.journal.append(context.sidecars.change(Key(directory), name, moved))
@@ -164,6 +166,6 @@ async def _move_entry(
         context.journal.append(context.sidecars.change(Key(old_directory), old_name, None))
 
 
-def _attributes(record: Mapping[str, Value]) -> Attributes | None:
-    entry = record.get("entry")
+def _attributes(record: Mapping[str, Value], field: str) -> Attributes | None:
+    entry = record.get(field)
     return decode_entry(entry).attributes if entry is not None else None

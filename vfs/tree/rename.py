@@ -31,7 +31,7 @@ from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
 from vfs.tree.rename_directory import DirectoryRename
-from vfs.tree.rename_tree import is_copy
+from vfs.tree.rename_tree import find_landed
 from vfs.tree.sidecar import attributes_value
 from vfs.values import GIB, Key
 
@@ -196,24 +196,13 @@ class Rename:
             move = layout.move if layout.moves_files else layout.copy
             return await move(source, place.key, replaces=place.replaces)
         except VfsError:
-            landed = await self._landed(source, place)
+            landed = None
+            with suppress(VfsError):
+                landed = await find_landed(layout, source, place.key, place.replaces)
             if landed is None:
                 await self._context.journal.undecide(number)
                 raise
             return landed
-
-    async def _landed(self, source: FileVersion, place: _Place) -> FileVersion | None:
-        """Return what a request has made whose answer was lost; None where that is not sure."""
-        layout = self._context.layout
-        before = place.replaces.pin.version if place.replaces is not None else None
-        with suppress(VfsError):
-            old, new = await layout.find(source.pin.key), await layout.find(place.key)
-            there = new.file if new is not None else None
-            if there is None or there.pin.version == before or there.size != source.size:
-                return None
-            if old is None or await is_copy(layout, source, there):
-                return there
-        return None
 
     async def _replace(self, content: Content, place: _Place) -> None:
         """Let what was begun for the old place go, and what was staged for the new one."""

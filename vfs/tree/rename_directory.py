@@ -14,14 +14,15 @@ import trio
 from vfs import names
 from vfs.errors import BusyError, VfsError
 from vfs.file.content import Content
-from vfs.layout.base import Entry
+from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
 from vfs.stage.records import Value
+from vfs.tree.attributes import Attributes
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
-from vfs.tree.node import Node
-from vfs.tree.rename_tree import Moves, check_keys, move_tree
+from vfs.tree.node import Grave, Node
+from vfs.tree.rename_tree import Moves, check_keys, move_tree, move_whole
 from vfs.tree.sidecar import attributes_value
 from vfs.values import Key
 
@@ -56,8 +57,7 @@ class DirectoryRename:
         await self._namespace.keep_directory(node.parent)
         if target is not None:
             await self._namespace.check_empty(target)
-            await self._namespace.remove_directory(target)
-            target.detach()
+            await self._namespace.graves.vacate(target.key)
         for below in node.below():
             await below.settled()
         await self._store_below(node)
@@ -69,15 +69,16 @@ class DirectoryRename:
             for content in self._contents(node):  # no version may go to an old key any more
                 await held.enter_async_context(content.commits)
                 await content.settle()
-            number = await self._begin(node, source_key, target_key)
-            moves: Moves = {}
+            number = await self._begin(node, target_key, target)
+            moves = Moves()
             try:
+                if target is not None:  # the attributes in there are those of names that are gone
+                    await context.sidecars.remove_all(target_key)
+                    context.journal.append(context.sidecars.forget(target_key))
                 await self._move(source_key, target_key, moves)
             except VfsError:
                 self._follow(source_key, target_key, moves)
-                await context.journal.undecide(number)
-                self._forget_moved(node, moves)
-                directory_of(parent).forget_listing()
+                await self._stop(node, parent, name, moves, number)
                 raise
             self._follow(source_key, target_key, moves)
             self._rehang(node, parent, name, moves)
@@ -100,33 +101,89 @@ class DirectoryRename:
                     await committer.store(move.content)
                     await move.over.wait()
 
-    async def _begin(self, node: Node, source: Key, target: Key) -> int:
-        entry = attributes_value(node.attributes)
-        fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
+    async def _begin(self, node: Node, key: Key, target: Node | None) -> int:
+        fields: dict[str, Value] = {
+            "source": node.key,
+            "target": key,
+            "entry": attributes_value(node.attributes),
+        }
+        kept = self._kept(target) if target is not None else None
+        if kept is not None:
+            fields["replaced"] = attributes_value(kept)
         return await self._context.journal.begin("move_directory", fields)
+
+    def _kept(self, directory: Node) -> Attributes | None:
+        """Return the attributes of a directory as its sidecar has them."""
+        key = directory.parent.key if directory.parent is not None else directory.key
+        return self._context.sidecars.of(key).get(directory.name)
 
     async def _move(self, source: Key, target: Key, moves: Moves) -> None:
         """Move what the store has."""
-        layout = self._context.layout
-        if layout.moves_directories:
-            await layout.move_directory(source, target)
+        if self._context.layout.moves_directories:
+            await move_whole(self._context, source, target)
         else:
             await move_tree(self._context, source, target, moves)
 
     def _follow(self, source: Key, target: Key, moves: Moves) -> None:
         """Let what waits for its last close be found where it was taken."""
-        taken = None if self._context.layout.moves_directories else moves
+        taken = None if self._context.layout.moves_directories else moves.done
         self._namespace.graves.follow(source, target, taken)
 
-    @staticmethod
-    def _forget_moved(node: Node, moves: Moves) -> None:
-        """Let a directory show what a failed rename has left of it."""
+    async def _stop(self, node: Node, parent: Node, name: str, moves: Moves, number: int) -> None:
+        """Let each file go on under the name that it has, where only some of them have moved."""
+        source, graves = node.key, list[tuple[Node, Grave]]()
+        directory_of(parent).forget_listing()
         for below in list(node.below()):
             if below.directory is not None:
                 below.directory.forget_listing()
-            elif below.parent is not None and below.key in moves:
-                directory_of(below.parent).changes.pop(below.name, None)
-                below.detach()
+        contents: list[Content] = []
+        for key, (old, new) in moves.done.items():
+            path = key[len(source) + 1 :].split("/")
+            here, there = self._way(node, parent, name, path[:-1])
+            moved = directory_of(here).children.get(path[-1])
+            if moved is None and old in moves.left:
+                moved = self._context.listings.reconcile(there, Entry(path[-1], new))
+            elif moved is not None:
+                self._hang_file(moved, there, old, new)
+                if moved.content is not None:
+                    contents.append(moved.content)
+            if moved is not None and old in moves.left:
+                graves.append((moved, self._namespace.graves.dig(here, path[-1], old)))
+            left = path[-1] in directory_of(here).tombstones
+            self._context.forget_name(here, path[-1], pending=left)
+        await self._context.journal.undecide(number)
+        for content in contents:
+            await content.retarget()
+        for moved, grave in graves:
+            self._namespace.graves.clear_later(moved, grave)
+
+    def _way(self, node: Node, parent: Node, name: str, path: list[str]) -> tuple[Node, Node]:
+        """Return where a file was and where it is now, as nodes."""
+        here, there = node, self._directory(parent, name, node)
+        for part in path:
+            here = self._directory(here, part, None)
+            there = self._directory(there, part, here)
+        return here, there
+
+    def _directory(self, parent: Node, name: str, like: Node | None) -> Node:
+        """Return the node of a directory that the store has, be it since a moment ago."""
+        context = self._context
+        known = directory_of(parent).children.get(name)
+        if known is not None and known.is_directory:
+            return known
+        attributes = context.defaults.directory() if like is None else like.attributes
+        made = context.inodes.add(parent, name, attributes, None)
+        if like is not None:
+            directory_of(made).has_marker = True
+            directory_of(parent).note(name, made, pending=False)
+            context.note_attributes(made)
+        return made
+
+    def _hang_file(self, node: Node, parent: Node, old: FileVersion, new: FileVersion) -> None:
+        """Hang one file elsewhere that has moved. No await: the tree changes as a whole."""
+        self._context.inodes.move(node, parent, node.name)
+        directory_of(parent).note(node.name, node, pending=False)
+        self._renew(node, old, new)
 
     def _rehang(self, node: Node, parent: Node, name: str, moves: Moves) -> None:
         """Hang a moved directory elsewhere. No await: the tree changes as a whole."""
@@ -157,14 +214,21 @@ class DirectoryRename:
                 node.content.journal.retarget()
             return
         key = Key(target + old.pin.key[len(source) :])
-        _, new = moves.get(old.pin.key) or (
-            old,
-            replace(old, pin=replace(old.pin, key=key, version_id=None)),
-        )
+        as_it_was = old, replace(old, pin=replace(old.pin, key=key, version_id=None))
+        self._renew(node, *moves.done.get(old.pin.key, as_it_was))
+
+    def _renew(self, node: Node, old: FileVersion, new: FileVersion) -> None:
+        """Let a file know what has become of its version."""
+        if node.file is None or node.file.identity != old.identity:
+            # Another host has replaced it before it was moved: who has it open keeps what it was.
+            directory_of(node.parent or node).changes.pop(node.name, None)
+            node.detach()
+            return
         node.file = new
         node.attributes = replace(node.attributes, version=new.pin.version)
-        if node.content is not None:
-            if node.content.base is not None:
-                self._context.fetcher.hand_over(node.content.base, new, EMPTY)
-            node.content.base = node.content.replaces = new
-            node.content.journal.retarget()
+        content = node.content
+        if content is not None:
+            if content.base is not None:
+                self._context.fetcher.hand_over(content.base, new, EMPTY)
+            content.base = content.replaces = new
+            content.journal.retarget()
