@@ -205,11 +205,10 @@ class Namespace:
         await context.journal.sync()
 
     async def _let_leave(self, node: Node) -> None:
-        """Store what was renamed out of a directory, where the store would see it in there."""
-        if self._context.layout.moves_directories:
-            for move in list(directory_of(node).leaving.values()):
-                await self._context.committer.store(move.content)
-                await move.over.wait()
+        """Store what was renamed out of a directory: until then the store has it in there."""
+        for move in list(directory_of(node).leaving.values()):
+            await self._context.committer.store(move.content)
+            await move.over.wait()
 
     async def check_empty(self, node: Node) -> None:
         """Refuse a directory that has names. Errors: NotEmptyError."""
