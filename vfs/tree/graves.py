@@ -35,6 +35,13 @@ async def remove_aside(layout: Layout, place: Key) -> None:
     await layout.remove(file, whichever=True)
 
 
+async def remove_unlinked(layout: Layout, file: FileVersion, birth: str | None) -> None:
+    """Remove a file, unless it was made anew since it was unlinked. Errors: ConflictError then."""
+    if birth is not None and await layout.birth(file) not in (birth, None):
+        raise ConflictError("an object of equal bytes has its name", key=file.pin.key)
+    await layout.remove(file)
+
+
 class Graves:
     """All of one mount."""
 
@@ -87,6 +94,19 @@ class Graves:
         if content is not None and grave.aside is not None:
             with suppress(VfsError):  # it stays where it is
                 await self._put_aside(content, grave, grave.aside)
+        elif not self._context.layout.moves_files:
+            with suppress(VfsError):  # then only its version tells it from another one
+                await self._tell_apart(grave)
+
+    async def _tell_apart(self, grave: Grave) -> None:
+        """Take note which object it is: until it goes another host may make one of equal bytes."""
+        file = grave.file
+        birth = await self._context.layout.birth(file)
+        if birth is not None and grave.file is file and not grave.replaced:
+            grave.birth = birth
+            fields: dict[str, Value] = {"file": file_record(file), "birth": birth}
+            self._context.journal.note("unlink", fields, grave.number)
+            await self._context.journal.sync()
 
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
@@ -167,7 +187,7 @@ class Graves:
             self._refile(grave, new)
 
     def _refile(self, grave: Grave, new: FileVersion) -> None:
-        grave.file = new
+        grave.file, grave.birth = new, None
         self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
         for node, one in self._read.items():
             content = node.content
@@ -257,6 +277,6 @@ class Graves:
             if grave.astray and grave.aside is not None:
                 await remove_aside(self._context.layout, grave.aside)
             if not grave.replaced:
-                await self._context.layout.remove(file)
+                await remove_unlinked(self._context.layout, file, grave.birth)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)

@@ -58,6 +58,7 @@ class Grave:
     name: str
     aside: Key | None = None  # where it is to lie until then
     astray: bool = False  # it may be there as well, or instead: a request has failed
+    birth: str | None = None  # of the object, see `Layout.birth`; None: not known
     replaced: bool = False  # by a file of ours: what is there may be like it, and stays
     lock: trio.Lock = field(default_factory=trio.Lock)
     """Held by who removes or replaces the object; taken before the `commits` of a new file."""

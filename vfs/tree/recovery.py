@@ -14,7 +14,7 @@ from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
 from vfs.tree.filesystem import FileSystem
-from vfs.tree.graves import remove_aside
+from vfs.tree.graves import remove_aside, remove_unlinked
 from vfs.tree.rename_tree import Moves, is_copy, move_tree, move_whole
 from vfs.tree.sidecar import decode_entry
 from vfs.values import Key, Version
@@ -30,6 +30,9 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
     await _forget_directories(fs)
     for record in unfinished:
         number = record.get("id")
+        if record.get("op") != "unlink":
+            # Else a second restart might take what it puts somewhere for what was unlinked there.
+            await fs.context.journal.sync()
         try:
             await _carry_out(fs, record)
         except (KeyError, TypeError, ValueError) as error:
@@ -61,7 +64,9 @@ async def _forget_directories(fs: FileSystem) -> None:
 async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
     match record.get("op"):
         case "unlink":
-            await _remove(fs, file_of(_fields(record["file"])))
+            birth = record.get("birth")
+            birth = birth if isinstance(birth, str) else None
+            await _remove(fs, file_of(_fields(record["file"])), birth)
             if isinstance(aside := record.get("aside"), str):
                 await remove_aside(fs.context.layout, Key(aside))
         case "move":
@@ -79,9 +84,9 @@ def _fields(value: Value) -> Mapping[str, Value]:
     return value
 
 
-async def _remove(fs: FileSystem, file: FileVersion) -> None:
+async def _remove(fs: FileSystem, file: FileVersion, birth: str | None) -> None:
     try:
-        await fs.context.layout.remove(file)
+        await remove_unlinked(fs.context.layout, file, birth)
     except ConflictError:
         log.info("%r was replaced after it was unlinked: kept", file.pin.key)
 
