@@ -248,7 +248,8 @@ class Committer:
 
     def _failed(self, content: Content, state: _State, error: VfsError) -> None:
         state.error = error
-        state.unreported = True
+        # That a removal has failed is nothing that a close could tell.
+        state.unreported = content.changes != content.stored or content.moved_from is not None
         state.attempts += 1
         self.failed_uploads += 1
         self.last_error = error.message

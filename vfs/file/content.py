@@ -199,8 +199,7 @@ class Content:
         async with self._staging:
             if self.staged is None:
                 size = self.base.size if self.base is not None else 0
-                staged = await self._stage.new_file(size)
-                self._hold(staged)
+                return self._hold(await self._stage.new_file(size))
             return self.staged
 
     def adopt(
@@ -210,10 +209,11 @@ class Content:
         self._hold(staged)
         self.base, self.replaces = base, replaces
 
-    def _hold(self, staged: StagedFile) -> None:
+    def _hold(self, staged: StagedFile) -> StagedFile:
         # Also what is only being written: a restart must not take parts for what the file holds.
         staged.on_write, staged.on_change = self.next.touch, self._on_change
         self.staged = staged
+        return staged
 
     def _on_change(self, span: Span) -> None:
         self.changed()
@@ -290,14 +290,26 @@ class Content:
         Errors: ConflictError when somebody else wrote the name; any store error, then nothing is
         lost.
         """
+        failed = await self._leave()  # first: what it has left may be told by what it still is
         async with self.commits:
             if not self.discarded and self.lost is None and not self.is_gated:
                 if self.changes != self.stored:
                     await self._commit()
                 await self.finish_move()
-        while self.left:
-            await self.left[0]()
-            del self.left[0]
+        if failed is not None:
+            raise failed
+
+    async def _leave(self) -> VfsError | None:
+        """Carry removals out that have failed before; return why one fails again."""
+        try:
+            while self.left:
+                step = self.left[0]
+                await step()
+                with suppress(ValueError):  # done by somebody else meanwhile
+                    self.left.remove(step)
+        except VfsError as error:
+            return error
+        return None
 
     async def _commit(self) -> None:
         self._telling = True  # the stage stays until its journal says what has become of it

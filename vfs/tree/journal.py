@@ -1,11 +1,11 @@
 """What was decided about names and is not in the store yet, kept across a crash.
 
-Three kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
+Four kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
 sidecar is uploaded or `gone` that its directory is not there any more), a removal whose DELETE
-waits for the last close (`unlink`), and a rename between its first and last request (`move`,
-`move_directory`). So are uploads in parts that are neither finished nor aborted (`upload`).
-Decisions and uploads have an id; `done` ends them. When nothing is pending, or the log has grown
-past its limit, it is rewritten.
+waits for the last close (`unlink`), a rename between its first and last request (`move`,
+`move_directory`), and the removal of a copy that a failed rename may have made (`uncopy`). So are
+uploads in parts that are neither finished nor aborted (`upload`). Decisions and uploads have an id;
+`done` ends them. When nothing is pending, or the log has grown past its limit, it is rewritten.
 """
 
 import itertools

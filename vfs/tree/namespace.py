@@ -26,6 +26,7 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.tree.context import Caller, Context
+from vfs.tree.doubts import Doubts
 from vfs.tree.graves import Graves
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Grave, Move, Node
@@ -42,6 +43,7 @@ class Namespace:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.graves = Graves(context)
+        self.doubts = Doubts(context)
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -196,6 +198,7 @@ class Namespace:
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
         await self.check_empty(node)
+        await self.doubts.settle(node.key)
         await self._let_leave(node)
         await self.remove_directory(node)
         context.drop_attributes(parent, name)
@@ -241,6 +244,7 @@ class Namespace:
         node = await self.lookup(parent, name)
         if node.is_directory:
             raise IsDirectoryError("is a directory", key=node.key)
+        await self.doubts.settle(node.key)
         await self.keep_directory(parent)
         graves: list[Grave] = []
         if node.content is not None:

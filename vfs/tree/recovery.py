@@ -13,6 +13,7 @@ from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
+from vfs.tree.doubts import remove_copy
 from vfs.tree.filesystem import FileSystem
 from vfs.tree.graves import remove_aside, remove_unlinked
 from vfs.tree.rename_tree import Moves, is_copy, move_tree, move_whole
@@ -69,6 +70,9 @@ async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
             await _remove(fs, file_of(_fields(record["file"])), birth)
             if isinstance(aside := record.get("aside"), str):
                 await remove_aside(fs.context.layout, Key(aside))
+        case "uncopy":
+            file, target = file_of(_fields(record["file"])), Key(str(record["target"]))
+            await remove_copy(fs.context.layout, file, target)
         case "move":
             await _move(fs, file_of(_fields(record["file"])), Key(str(record["target"])), record)
         case "move_directory":

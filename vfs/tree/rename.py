@@ -88,6 +88,8 @@ class Rename:
         await parent.settled()
         await target_parent.settled()
         context.layout.check_key(names.child(target_parent.key, target_name))
+        for key in (names.child(parent.key, name), names.child(target_parent.key, target_name)):
+            await self._namespace.doubts.settle(key)
         node = await self._namespace.lookup(parent, name)
         target = await context.listings.ask(target_parent, target_name)
         if target is node:
@@ -174,7 +176,7 @@ class Rename:
         async with AsyncExitStack() as held:
             if buried is not None:
                 await held.enter_async_context(buried.lock)
-            moved = await self._bring(source, place, number)
+            moved = await self._bring(source, content, place, number)
             # No await from here on: the tree changes as a whole.
             self._hang(node, place, moved)
         context.forget_name(old_parent, old_name, pending=not atomic)
@@ -189,20 +191,28 @@ class Rename:
         else:
             await context.journal.done(number)
 
-    async def _bring(self, source: FileVersion, place: _Place, number: int) -> FileVersion:
+    async def _bring(
+        self, source: FileVersion, content: Content, place: _Place, number: int
+    ) -> FileVersion:
         """Store a file under its new name, the old one left where nothing moves it."""
         layout = self._context.layout
         try:
             move = layout.move if layout.moves_files else layout.copy
             return await move(source, place.key, replaces=place.replaces)
         except VfsError:
-            landed = None
+            landed, is_known = None, False
             with suppress(VfsError):
                 landed = await find_landed(layout, source, place.key, place.replaces)
-            if landed is None:
+                is_known = True
+            if landed is not None:
+                return landed
+            if is_known or layout.moves_files or place.replaces is not None:
                 await self._context.journal.undecide(number)
-                raise
-            return landed
+            else:
+                self._namespace.doubts.note(place.parent, place.name, source, content, number)
+                with suppress(VfsError):  # of the stage's disk
+                    await self._context.journal.sync()
+            raise
 
     async def _replace(self, content: Content, place: _Place) -> None:
         """Let what was begun for the old place go, and what was staged for the new one."""

@@ -131,39 +131,42 @@ class DirectoryRename:
 
     async def _stop(self, node: Node, parent: Node, name: str, moves: Moves, number: int) -> None:
         """Let each file go on under the name that it has, where only some of them have moved."""
-        source, graves = node.key, list[tuple[Node, Grave]]()
-        directory_of(parent).forget_listing()
-        for below in list(node.below()):
+        namespace, source = self._namespace, node.key
+        for below in (parent, *node.below()):
             if below.directory is not None:
                 below.directory.forget_listing()
         contents: list[Content] = []
+        graves: list[tuple[Node, Grave]] = []
         for key, (old, new) in moves.done.items():
-            path = key[len(source) + 1 :].split("/")
-            here, there = self._way(node, parent, name, path[:-1])
-            moved = directory_of(here).children.get(path[-1])
-            if moved is None and old in moves.left:
-                moved = self._context.listings.reconcile(there, Entry(path[-1], new))
-            elif moved is not None:
+            here, there, last = self._way(node, parent, name, key[len(source) + 1 :])
+            moved = directory_of(here).children.get(last)
+            if moved is not None:
                 self._hang_file(moved, there, old, new)
-                if moved.content is not None:
-                    contents.append(moved.content)
-            if moved is not None and old in moves.left:
-                graves.append((moved, self._namespace.graves.dig(here, path[-1], old)))
-            left = path[-1] in directory_of(here).tombstones
-            self._context.forget_name(here, path[-1], pending=left)
+            if old in moves.left:
+                moved = moved or self._context.listings.reconcile(there, Entry(last, new))
+                graves.append((moved, namespace.graves.dig(here, last, old)))
+            if moved is not None and moved.content is not None:
+                contents.append(moved.content)
+            self._context.forget_name(here, last, pending=old in moves.left)
+        for file in moves.unsure:
+            here, there, last = self._way(node, parent, name, file.pin.key[len(source) + 1 :])
+            one = directory_of(here).children.get(last)
+            one = one or self._context.listings.reconcile(here, Entry(last, file))
+            namespace.doubts.note(there, last, file, self._context.content(one))
         await self._context.journal.undecide(number)
         for content in contents:
             await content.retarget()
         for moved, grave in graves:
-            self._namespace.graves.clear_later(moved, grave)
+            namespace.graves.clear_later(moved, grave)
 
-    def _way(self, node: Node, parent: Node, name: str, path: list[str]) -> tuple[Node, Node]:
-        """Return where a file was and where it is now, as nodes."""
+    def _way(self, node: Node, parent: Node, name: str, path: str) -> tuple[Node, Node, str]:
+        """Return the directories in which a file was and is now, as nodes, and its own name."""
         here, there = node, self._directory(parent, name, node)
-        for part in path:
+        *between, last = path.split("/")
+        for part in between:
             here = self._directory(here, part, None)
             there = self._directory(there, part, here)
-        return here, there
+        return here, there, last
 
     def _directory(self, parent: Node, name: str, like: Node | None) -> Node:
         """Return the node of a directory that the store has, be it since a moment ago."""

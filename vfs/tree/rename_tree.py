@@ -34,8 +34,8 @@ class Moves:
     """What has moved, by old key: the version that was taken, and the one that was made of it."""
     left: list[FileVersion] = field(default_factory=list[FileVersion])
     """Versions of those that may still be under their old key: the removal has failed."""
-    unsure: list[tuple[FileVersion, Key]] = field(default_factory=list[tuple[FileVersion, Key]])
-    """What may have a copy under that key: neither the copy nor a question was answered."""
+    unsure: list[FileVersion] = field(default_factory=list[FileVersion])
+    """What may have a copy under its new key: neither the copy nor a question was answered."""
     error: VfsError | None = None  # the first; then no other file begins to move
 
     def new(self, key: Key) -> FileVersion | None:
@@ -183,7 +183,7 @@ async def _copy(layout: Layout, file: FileVersion, key: Key, moves: Moves) -> Fi
         try:
             landed = await find_landed(layout, file, key, None)
         except VfsError:
-            moves.unsure.append((file, key))
+            moves.unsure.append(file)
             landed = None
         if landed is None:
             raise
