@@ -1,13 +1,16 @@
 """A directory's rename, file by file, that is interrupted: by an error, or by a crash."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
+import trio
+import trio.testing
 
 from tests.support.crash import Steps, run_until
 from tests.support.faulty import FaultyStore
 from tests.support.tree import get, keys, shell_on
-from vfs.errors import TransientError
+from vfs.errors import NotEmptyError, TransientError
 from vfs.store.memory import MemoryStore, everything
 from vfs.tasks import open_tasks
 
@@ -141,3 +144,95 @@ async def test_a_crash_does_not_lose_the_empty_directory_that_is_replaced(tmp_pa
         if not steps.crashed:
             return
     raise AssertionError("the scenario has no end")
+
+
+async def crash_in_the_middle(tmp_path) -> MemoryStore:
+    """Leave a rename of which one file has moved."""
+    for fatal in range(1, 40):
+        backend = MemoryStore(features=replace(everything(), move=False))
+        steps = Steps(fatal, after=True)
+
+        async def scenario(shell):
+            await shell.rename("d", "e")
+
+        shutil.rmtree(tmp_path)
+        await run_until(backend, tmp_path, steps, two_files, scenario)
+        if await get(backend, "e/a") is not None and await get(backend, "d/a") is None:
+            return backend
+    raise AssertionError("no file moves")
+
+
+async def test_a_mount_is_ready_before_an_interrupted_rename_is_finished(tmp_path):
+    store = FaultyStore(await crash_in_the_middle(tmp_path))
+    held = store.block("copy", key="e/b")
+    async with shell_on(store, tmp_path) as shell:
+        await held.reached.wait()
+        assert await shell.ls() == ["e"]
+        assert await shell.mode("e") == 0o700
+        assert not await shell.exists("d")
+        read: list[bytes] = []
+
+        async def reader(name):
+            read.append(await shell.read(name))
+
+        async with open_tasks() as nursery:
+            nursery.start_soon(reader, "e/a")
+            nursery.start_soon(reader, "e/b")
+            nursery.start_soon(shell.mkdir, "d")
+            await trio.testing.wait_all_tasks_blocked()
+            assert not read
+            held.release()
+        assert sorted(read) == [b"aaa", b"bbb"]
+        assert await shell.ls("d") == []
+    assert await keys(store) == ["d/", "e/", "e/a", "e/b"]
+
+
+@pytest.mark.parametrize("step", ["rename", "rmdir", "replace"])
+async def test_a_directory_that_is_still_on_its_way_can_be_renamed_but_not_removed(tmp_path, step):
+    store = FaultyStore(await crash_in_the_middle(tmp_path))
+    held = store.block("copy", key="e/b")
+    async with shell_on(store, tmp_path) as shell:
+        await held.reached.wait()
+        if step == "replace":
+            await shell.mkdir("x")
+
+        async def change():
+            if step == "rename":
+                await shell.rename("e", "d")
+                return
+            with pytest.raises(NotEmptyError):
+                await (shell.rmdir("e") if step == "rmdir" else shell.rename("x", "e"))
+
+        async with open_tasks() as nursery:
+            nursery.start_soon(change)
+            await trio.testing.wait_all_tasks_blocked()
+            held.release()
+        name = "d" if step == "rename" else "e"
+        assert await shell.ls(name) == ["a", "b"]
+
+
+async def test_an_interrupted_rename_that_fails_again_is_finished_by_the_next_mount(
+    tmp_path, expect_log
+):
+    expect_log("only in part")
+    expect_log("move_directory is not finished yet")
+    store = FaultyStore(await crash_in_the_middle(tmp_path))
+    store.fail("copy", DOWN, key="e/b")
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls("e") == ["a"]
+        assert await shell.ls("d") == ["b"]
+        assert await shell.ls() == ["d", "e"]
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls("e") == ["a", "b"]
+        assert await shell.ls() == ["e"]
+
+
+async def test_a_mount_that_ends_leaves_the_rest_of_a_rename_to_the_next_one(tmp_path):
+    store = FaultyStore(await crash_in_the_middle(tmp_path))
+    held = store.block("copy", key="e/b")
+    async with shell_on(store, tmp_path):
+        await held.reached.wait()
+    held.release()
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls("e") == ["a", "b"]
+    assert await keys(store) == ["e/", "e/a", "e/b"]

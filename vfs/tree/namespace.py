@@ -61,6 +61,7 @@ class Namespace:
         """Prepare to make a name. Errors: ExistsError, and those of names that cannot be made."""
         context = self._context
         await parent.settled()
+        await parent.vacated(name)
         self._check_makeable(parent, name)
         # Asked anew: an answer from memory must not hide what another host has made.
         if await context.listings.ask(parent, name) is not None:
@@ -95,6 +96,7 @@ class Namespace:
         name is a conflict, not a loss. None when the name is known after all.
         """
         await parent.settled()
+        await parent.vacated(name)
         self._check_makeable(parent, name)
         if await self._context.listings.find(parent, name) is not None:
             return None
@@ -197,6 +199,7 @@ class Namespace:
         node = await self.lookup(parent, name)
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
+        await node.settled_below()
         await self.check_empty(node)
         await self.doubts.settle(node.key)
         await self._let_leave(node)

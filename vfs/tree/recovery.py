@@ -35,7 +35,7 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
             # Else a second restart might take what it puts somewhere for what was unlinked there.
             await fs.context.journal.sync()
         try:
-            await _carry_out(fs, record)
+            await carry_out(fs, record)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a journalled operation cannot be understood, left alone: %r", error)
             continue
@@ -62,7 +62,8 @@ async def _forget_directories(fs: FileSystem) -> None:
             context.journal.append(context.sidecars.forget(sidecar.directory))
 
 
-async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
+async def carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
+    """Do what one decision says. Errors: any store error."""
     match record.get("op"):
         case "unlink":
             birth = record.get("birth")

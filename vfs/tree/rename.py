@@ -87,6 +87,7 @@ class Rename:
         names.check_new(target_name)
         await parent.settled()
         await target_parent.settled()
+        await target_parent.vacated(target_name)
         context.layout.check_key(names.child(target_parent.key, target_name))
         for key in (names.child(parent.key, name), names.child(target_parent.key, target_name)):
             await self._namespace.doubts.settle(key)

@@ -49,21 +49,8 @@ class DirectoryRename:
     async def rename(self, node: Node, parent: Node, name: str, target: Node | None) -> None:
         """Rename a directory; `target` is an empty one that it replaces. Errors: NotEmptyError."""
         context = self._context
-        if node.parent is None:
-            raise BusyError("the root has no name")
-        await check_keys(context, node.key, names.child(parent.key, name))
-        if not context.layout.moves_directories:
-            await self._namespace.graves.vacate(node.key)
-        await self._namespace.keep_directory(node.parent)
-        if target is not None:
-            await self._namespace.check_empty(target)
-            await self._namespace.graves.vacate(target.key)
-        for below in node.below():
-            await below.settled()
-        await self._store_below(node)
+        await self._prepare(node, parent, name, target)
         source_key, target_key = node.key, names.child(parent.key, name)
-        for sidecar in context.sidecars.below(source_key):
-            await context.sidecars.upload(sidecar.directory)
         async with AsyncExitStack() as held:
             held.enter_context(_moving(node))
             for content in self._contents(node):  # no version may go to an old key any more
@@ -85,6 +72,26 @@ class DirectoryRename:
             for content in self._contents(node):
                 await content.retarget()
         await context.journal.done(number)
+
+    async def _prepare(self, node: Node, parent: Node, name: str, target: Node | None) -> None:
+        """Refuse what cannot be done, and store what is dirty below."""
+        context, graves = self._context, self._namespace.graves
+        if node.parent is None:
+            raise BusyError("the root has no name")
+        for one in (node, target):
+            if one is not None:
+                await one.settled_below()
+        await check_keys(context, node.key, names.child(parent.key, name))
+        if not context.layout.moves_directories:
+            await graves.vacate(node.key)
+        await self._namespace.keep_directory(node.parent)
+        if target is not None:
+            await self._namespace.check_empty(target)
+            await graves.vacate(target.key)
+        await node.settled_below()
+        await self._store_below(node)
+        for sidecar in context.sidecars.below(node.key):
+            await context.sidecars.upload(sidecar.directory)
 
     @staticmethod
     def _contents(node: Node) -> list[Content]:
