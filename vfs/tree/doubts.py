@@ -97,7 +97,7 @@ class Doubts:
                 return
             await remove_copy(self._context.layout, doubt.source, doubt.key)
             del self._open[doubt.number]
-            if doubt.step in doubt.content.left:
+            if doubt.step is not None and doubt.step in doubt.content.left:
                 doubt.content.left.remove(doubt.step)
             directory, name = directory_of(doubt.parent), doubt.name
             change = directory.changes.get(name)
