@@ -1,5 +1,6 @@
 """A rename that fails while nobody can tell whether its copy was made."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -34,7 +35,7 @@ def store(request):
 
 @pytest.fixture(autouse=True)
 def logged(expect_log, virtual_time):
-    expect_log("failed|in part", maybe=True)
+    expect_log("failed|in part|close of .*: down", maybe=True)
 
 
 async def fail_in_doubt(shell, store, old="a", new="b", *, copy="b"):
@@ -144,3 +145,19 @@ async def test_a_directory_of_which_one_copy_is_in_doubt_keeps_that_file(
         assert await shell.ls("d") == ["b"]
         assert await shell.ls("e") == ["a"]
     assert await keys(store) == ["d/", "d/b", "e/", "e/a"]
+
+
+async def test_a_file_is_stored_after_its_doubt_is_settled(store, tmp_path):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.write("a", b"bytes")
+        fd = await shell.open("a")
+        await fail_in_doubt(shell, store)
+        await shell.pwrite(fd, 0, b"B")
+        store.is_down = False
+        store.fail("list", TransientError("down"), times=3)
+        with suppress(TransientError):
+            await shell.close(fd)
+        await shell.drain()
+        assert await shell.ls() == ["a"]
+        assert await shell.read("a") == b"Bytes"
+    assert await keys(store) == ["a"]

@@ -34,6 +34,10 @@ LATE_S = 60.0
 """And never later than this after its oldest change."""
 
 
+Step = Callable[[], Awaitable[None]]
+"""Something in the store that is tried until it succeeds. Errors: any store error."""
+
+
 class Content:
     """What a file holds now."""
 
@@ -51,7 +55,8 @@ class Content:
         self.replaces = base  # what the target must hold when the next version is committed
         self.moved_from: FileVersion | None = None  # an old name, removed after the next commit
         self.after_move: Callable[[], Awaitable[None]] | None = None  # called when it is removed
-        self.left: list[Callable[[], Awaitable[None]]] = []  # removals that have failed
+        self.left: list[Step] = []  # removals that have failed
+        self.before: list[Step] = []  # what must be settled before the next version is stored
         self.staged: StagedFile | None = None
         self.lost: VfsError | None = None  # somebody else won: this content can never be stored
         self.discarded = False  # unlinked: must not be stored any more
@@ -83,9 +88,11 @@ class Content:
     @property
     def needs_commit(self) -> bool:
         """Whether the store does not have what the file holds, or has what is not its any more."""
+        if self.left or self.before:
+            return True
         if self.discarded or self.lost is not None:
-            return bool(self.left)
-        return self.changes != self.stored or self.moved_from is not None or bool(self.left)
+            return False
+        return self.changes != self.stored or self.moved_from is not None
 
     @property
     def is_gated(self) -> bool:
@@ -290,26 +297,21 @@ class Content:
         Errors: ConflictError when somebody else wrote the name; any store error, then nothing is
         lost.
         """
-        failed = await self._leave()  # first: what it has left may be told by what it still is
+        await self._carry_out(self.before)
         async with self.commits:
             if not self.discarded and self.lost is None and not self.is_gated:
                 if self.changes != self.stored:
                     await self._commit()
                 await self.finish_move()
-        if failed is not None:
-            raise failed
+        await self._carry_out(self.left)
 
-    async def _leave(self) -> VfsError | None:
-        """Carry removals out that have failed before; return why one fails again."""
-        try:
-            while self.left:
-                step = self.left[0]
-                await step()
-                with suppress(ValueError):  # done by somebody else meanwhile
-                    self.left.remove(step)
-        except VfsError as error:
-            return error
-        return None
+    @staticmethod
+    async def _carry_out(steps: list[Step]) -> None:
+        while steps:
+            step = steps[0]
+            await step()
+            with suppress(ValueError):  # done by somebody else meanwhile
+                steps.remove(step)
 
     async def _commit(self) -> None:
         self._telling = True  # the stage stays until its journal says what has become of it

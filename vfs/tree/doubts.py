@@ -5,7 +5,7 @@ of it waits, until the store answers again: then a copy goes that is there. Deci
 so that a restart does the same.
 """
 
-from collections.abc import Awaitable, Callable
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +13,8 @@ from functools import partial
 import trio
 
 from vfs import names
-from vfs.errors import ConflictError
-from vfs.file.content import Content
+from vfs.errors import ConflictError, TransientError, VfsError
+from vfs.file.content import Content, Step
 from vfs.layout.base import FileVersion, Layout
 from vfs.stage.records import Value, file_record
 from vfs.tree.context import Context
@@ -23,7 +23,7 @@ from vfs.tree.node import Node
 from vfs.tree.rename_tree import is_copy
 from vfs.values import Key
 
-Step = Callable[[], Awaitable[None]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +79,7 @@ class Doubts:
         directory.stuck.setdefault(name, trio.Event())
         directory.note(name, None, pending=True)
         doubt.step = partial(self._settle, doubt)
-        content.left.append(doubt.step)
+        content.before.append(doubt.step)
         self._context.committer.start(content)
 
     async def settle(self, key: Key) -> None:
@@ -95,10 +95,17 @@ class Doubts:
         async with doubt.lock:
             if doubt.number not in self._open:
                 return
-            await remove_copy(self._context.layout, doubt.source, doubt.key)
+            try:
+                await remove_copy(self._context.layout, doubt.source, doubt.key)
+            except TransientError:
+                raise  # tried again
+            except VfsError as error:  # what the file holds must be stored all the same
+                log.warning(
+                    "%r may be a copy of %r: %s", doubt.key, doubt.source.pin.key, error.message
+                )
             del self._open[doubt.number]
-            if doubt.step is not None and doubt.step in doubt.content.left:
-                doubt.content.left.remove(doubt.step)
+            if doubt.step is not None and doubt.step in doubt.content.before:
+                doubt.content.before.remove(doubt.step)
             directory, name = directory_of(doubt.parent), doubt.name
             change = directory.changes.get(name)
             if change is not None and change.node is None and name not in directory.leaving:
