@@ -214,9 +214,7 @@ class Committer:
         while content.needs_commit and (
             content.stored < state.goal or content.stored == content.changes
         ):
-            if (
-                not content.left and not content.before
-            ):  # what it has left behind may be what the other file waits for
+            if not content.has_steps:  # they may be what the other file waits for
                 await content.pass_gate()  # before a slot is taken: the other file may need it
             async with self._commit_slots:
                 await self._attempt(content, state)

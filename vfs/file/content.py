@@ -88,11 +88,16 @@ class Content:
     @property
     def needs_commit(self) -> bool:
         """Whether the store does not have what the file holds, or has what is not its any more."""
-        if self.left or self.before:
+        if self.has_steps:
             return True
         if self.discarded or self.lost is not None:
             return False
         return self.changes != self.stored or self.moved_from is not None
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether something else is to be done in the store that nobody waits for."""
+        return bool(self.left or self.before)
 
     @property
     def is_gated(self) -> bool:

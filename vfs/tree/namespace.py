@@ -164,9 +164,7 @@ class Namespace:
     def let_go(self, node: Node) -> None:
         """Drop the content of a file that nobody has open when the store has it all."""
         content = node.content
-        if content is not None and (
-            content.left or content.before
-        ):  # whoever has cancelled its commits
+        if content is not None and content.has_steps:  # whoever has cancelled its commits
             self._context.committer.start(content)
         if content is None or content.handles:
             return
