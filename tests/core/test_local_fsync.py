@@ -206,7 +206,7 @@ async def test_a_part_that_was_sent_is_not_believed_when_its_bytes_were_changed(
         fd = await shell.create("a")
         await shell.pwrite(fd, 0, b"o" * 20_000)
         shell.fs.context.committer.dirty[0].journal.note()
-        while not shell.fs.context.committer.dirty[0].draft().sent_bytes:
+        while not shell.fs.context.committer.dirty[0].next.sent_bytes:
             await trio.sleep(0.001)
         await shell.pwrite(fd, 200, b"new")
 

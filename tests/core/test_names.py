@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.faulty import FaultyStore
-from tests.support.tree import CALLER, get, keys, put, shell_on
+from tests.support.tree import CALLER, Shell, get, keys, put, shell_on, tree_on
 from vfs.errors import (
     ExistsError,
     InvalidError,
@@ -909,3 +909,23 @@ async def test_an_open_file_is_read_while_its_directory_is_renamed(tmp_path):
         await shell.close(fd)
         assert await shell.read("e/a") == b"new"
     assert await keys(store) == ["e/", "e/a"]
+
+
+async def test_a_directory_that_was_removed_does_not_show_again_after_a_crash(
+    store, tmp_path, virtual_time
+):
+    async with tree_on(store, tmp_path) as mount:
+        shell = Shell(mount)
+        await shell.mkdir("d")
+        await shell.write("d/a", b"aaa")
+        await shell.drain()
+        fd = await shell.open("d/a")
+        await shell.pwrite(fd, 0, b"X")
+        store.delay("write", 30, key="a")
+        await shell.rename("d/a", "a")
+        await shell.rmdir("d")
+        assert await keys(store) == ["a"]
+    store.delay("write", 30, key="a")
+    async with shell_on(store, tmp_path) as shell:
+        assert await shell.ls() == ["a"]
+        assert await shell.read("a") == b"Xaa"

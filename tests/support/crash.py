@@ -18,12 +18,12 @@ T = TypeVar("T")
 class Steps:
     """Counts what changes something outside, and dies at the one that was asked for."""
 
-    def __init__(self, fatal: int, *, after: bool) -> None:
+    def __init__(self, fatal: int, *, after: bool, armed: bool = False) -> None:
         self.fatal = fatal
         self.after = after  # the step is carried out, but nobody hears of it
         self.done: list[str] = []
         self.scope = trio.CancelScope()
-        self.armed = False
+        self.armed = armed
 
     async def take(self, what: str, run: Callable[[], Awaitable[T]]) -> T:
         if not self.armed:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -43,8 +44,9 @@ from vfs.tree.filesystem import FileSystem, make_filesystem
 from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings
 from vfs.tree.node import Inodes
-from vfs.tree.recovery import recover
+from vfs.tree.recovery import carry_out, recover
 from vfs.tree.replay import take_up
+from vfs.tree.resumption import Resumption
 from vfs.tree.sidecars import Sidecars
 from vfs.tree.uploads import JournalledUploads, open_uploads
 from vfs.values import MIB
@@ -136,22 +138,25 @@ async def open_tree(
         conflicts = Conflicts(context, nursery)
         committer.on_conflict = conflicts.lose
         if not tree.ro:
-            await _resume(fs, uploads, unfinished)
+            resumption = await _resume(fs, uploads, unfinished)
+            nursery.start_soon(resumption.run, partial(carry_out, fs))
         yield Mount(fs, store, metrics, cache, disk, conflicts, uploads, digests)
         nursery.cancel_scope.cancel()
 
 
 async def _resume(
     fs: FileSystem, uploads: JournalledUploads, unfinished: list[dict[str, Value]]
-) -> None:
-    """Go on where an earlier mount was interrupted."""
+) -> Resumption:
+    """Go on where an earlier mount was interrupted; return what is to go on in the background."""
     stage = fs.context.stage
     leftovers = await stage.take_up()
     decisions, contents = await take_up(fs, leftovers, uploads.replay(unfinished))
     await uploads.keep_only(stage.uploads)
-    await recover(fs, decisions)
+    resumption = Resumption(fs)
+    await recover(fs, resumption.take(decisions, contents))
     for content in contents:
         fs.context.committer.start(content)
+    return resumption
 
 
 def _relieve(stage: Stage, committer: Committer) -> None:

@@ -214,7 +214,7 @@ class Committer:
         while content.needs_commit and (
             content.stored < state.goal or content.stored == content.changes
         ):
-            if not content.left:  # what it has left behind may be what the other file waits for
+            if not content.has_steps:  # they may be what the other file waits for
                 await content.pass_gate()  # before a slot is taken: the other file may need it
             async with self._commit_slots:
                 await self._attempt(content, state)
@@ -248,7 +248,8 @@ class Committer:
 
     def _failed(self, content: Content, state: _State, error: VfsError) -> None:
         state.error = error
-        state.unreported = True
+        # That a removal has failed is nothing that a close could tell.
+        state.unreported = content.changes != content.stored or content.moved_from is not None
         state.attempts += 1
         self.failed_uploads += 1
         self.last_error = error.message

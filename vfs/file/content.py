@@ -1,8 +1,8 @@
 """The content of one file: the base version in the store, with staged changes over it.
 
-All handles of a file share one `Content`. Reads take staged bytes where they are present and the
-base version elsewhere; every write goes to the stage; `Committer` turns the staged state into the
-next version. The content knows no names: its owner, a node of the tree, tells where it belongs.
+All handles of a file share one. Reads take staged bytes where they are present and the base version
+elsewhere; every write goes to the stage; `Committer` turns the staged state into the next version.
+It knows no names: its owner, a node of the tree, tells where it belongs.
 """
 
 import logging
@@ -16,9 +16,10 @@ from vfs.errors import ConflictError, StaleError, VfsError
 from vfs.file.adoption import Adoption
 from vfs.file.frozen import FrozenContent
 from vfs.file.journal import FileJournal
+from vfs.file.next_version import NextVersion
 from vfs.file.owner import Owner
 from vfs.file.window import History, advance
-from vfs.layout.base import NO_UPLOAD_LOG, Begun, Draft, FileVersion, Layout
+from vfs.layout.base import NO_UPLOAD_LOG, Draft, FileVersion, Layout
 from vfs.stage.directory import Stage
 from vfs.stage.file import StagedFile
 from vfs.stage.frozen import LiveBody
@@ -32,6 +33,10 @@ IDLE_S = 5.0
 """A file that is written in the background is stored when nobody has written for so long."""
 LATE_S = 60.0
 """And never later than this after its oldest change."""
+
+
+Step = Callable[[], Awaitable[None]]
+"""Something in the store that is tried until it succeeds. Errors: any store error."""
 
 
 class Content:
@@ -51,7 +56,8 @@ class Content:
         self.replaces = base  # what the target must hold when the next version is committed
         self.moved_from: FileVersion | None = None  # an old name, removed after the next commit
         self.after_move: Callable[[], Awaitable[None]] | None = None  # called when it is removed
-        self.left: list[Callable[[], Awaitable[None]]] = []  # removals that have failed
+        self.left: list[Step] = []  # removals that have failed
+        self.before: list[Step] = []  # what must be settled before the next version is stored
         self.staged: StagedFile | None = None
         self.lost: VfsError | None = None  # somebody else won: this content can never be stored
         self.discarded = False  # unlinked: must not be stored any more
@@ -69,13 +75,10 @@ class Content:
         self._adoption = Adoption(fetcher, lambda: (self.base, self.staged), self._may_release)
         self._stage = stage
         self._staging = trio.Lock()
-        self._draft: Draft | None = None
         self._telling = False
         self._described_by = 0  # calls that wait for the journal
-        self._tried = False  # a commit of the draft has failed, perhaps after it took effect
         self.journal = FileJournal(lambda: self.staged, self._described)
-        self._begun: Begun | None = None  # what an earlier daemon has done for the next version
-        self._since: Extent | None = None  # what it has changed since its last commit began
+        self.next = NextVersion(layout, owner, self.journal, self._made_from)
 
     @property
     def size(self) -> int:
@@ -87,9 +90,16 @@ class Content:
     @property
     def needs_commit(self) -> bool:
         """Whether the store does not have what the file holds, or has what is not its any more."""
+        if self.has_steps:
+            return True
         if self.discarded or self.lost is not None:
-            return bool(self.left)
-        return self.changes != self.stored or self.moved_from is not None or bool(self.left)
+            return False
+        return self.changes != self.stored or self.moved_from is not None
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether something else is to be done in the store that nobody waits for."""
+        return bool(self.left or self.before)
 
     @property
     def is_gated(self) -> bool:
@@ -122,8 +132,7 @@ class Content:
     @property
     def unsent_bytes(self) -> int:
         """Those that must still be sent."""
-        sent = self._draft.sent_bytes if self._draft is not None else 0
-        return max(self.dirty_bytes - sent, 0)
+        return max(self.dirty_bytes - self.next.sent_bytes, 0)
 
     @property
     def is_due(self) -> bool:
@@ -175,7 +184,7 @@ class Content:
                 return await self._read(span.clip(Span(0, self.size)), base)
             except StaleError:
                 if self.base is base and (
-                    self._tried or self.discarded or self.commits.statistics().locked
+                    self.next.tried or self.discarded or self.commits.statistics().locked
                 ):
                     async with self.commits:  # or it is just being put aside, or its directory
                         await self.settle()
@@ -215,19 +224,25 @@ class Content:
         async with self._staging:
             if self.staged is None:
                 size = self.base.size if self.base is not None else 0
-                staged = await self._stage.new_file(size)
-                staged.on_write, staged.on_change = self._on_write, self._on_change
-                self.staged = staged
+                return self._hold(await self._stage.new_file(size))
             return self.staged
 
-    def _on_write(self, span: Span) -> None:
-        if self._draft is not None:  # a restart must not take parts for what the file holds
-            self._draft.touch(span)
+    def adopt(
+        self, staged: StagedFile, *, base: FileVersion | None, replaces: FileVersion | None
+    ) -> None:
+        """Go on with what an earlier daemon has staged."""
+        self._hold(staged)
+        self.base, self.replaces = base, replaces
+
+    def _hold(self, staged: StagedFile) -> StagedFile:
+        # Also what is only being written: a restart must not take parts for what the file holds.
+        staged.on_write, staged.on_change = self.next.touch, self._on_change
+        self.staged = staged
+        return staged
 
     def _on_change(self, span: Span) -> None:
         self.changed()
-        if self._draft is not None:
-            self._draft.touch(span)
+        self.next.touch(span)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Stage bytes. Errors: StaleError when lost, TooLargeError, FullError."""
@@ -247,58 +262,43 @@ class Content:
 
     # Committing
 
-    def draft(self) -> Draft:
-        """Return the draft of the next version, begun when there is none."""
-        if self._draft is None:
-            base_is_used = self.staged is None or self.staged.base_size > 0
-            self._draft = self.layout.draft(
-                self.owner.key,
-                base=self.base if base_is_used else None,
-                replaces=self.replaces,
-                metadata=self.owner.object_metadata(),
-                log=self.journal,
-                begun=self._begun,
-            )
-            self._begun = None
-        return self._draft
+    def _made_from(self) -> tuple[FileVersion | None, FileVersion | None]:
+        base_is_used = self.staged is None or self.staged.base_size > 0
+        return self.base if base_is_used else None, self.replaces
 
     def parts_ahead(self, near: Span) -> list[tuple[Draft, Span]]:
         """Return parts that the writer has completed and that may be sent before the commit."""
         staged = self.staged
         if staged is None or self.lost or self.discarded or staged.is_frozen:
             return []
-        draft = self.draft()
-        return [(draft, span) for span in draft.ahead(near, staged.dirty, staged.size)]
+        return self.next.ahead(near, staged.dirty, staged.size)
 
     async def send_ahead(self, draft: Draft, span: Span) -> None:
         """Send one of `parts_ahead`, unless its draft is history."""
-        if self.staged is not None and self._draft is draft:
+        if self.staged is not None and self.next.is_made_by(draft):
             await draft.send(span, LiveBody(self.staged, span))
 
     async def retarget(self) -> None:
         """Forget a draft whose target or condition is not right any more."""
-        draft, self._draft = self._draft, None  # at once: no part may follow
-        if draft is not None:
-            await draft.abandon()
+        await self.next.forget()
 
     async def settle(self) -> None:
         """Find out whether a commit whose answer was lost has taken effect, and take note of it.
 
         With `commits` held.
         """
-        landed = await self._draft.landed() if self._draft is not None and self._tried else None
+        landed = await self.next.landed()
         if landed is not None:
             await self._settle_landed(landed)
 
     async def _settle_landed(self, version: FileVersion) -> None:
-        draft = self._draft
         # Bytes that are clean now were clean when that commit was made, so it has them too.
         if self.base is not None and self.staged is not None:
             end = self.staged.base_size
             changed = self.staged.dirty.add(Span(end, max(end, self.base.size, version.size)))
             self._fetcher.hand_over(self.base, version, changed)
         self.base = self.replaces = version
-        self._draft, self._tried = None, False
+        draft = self.next.made()
         self.owner.committed(version)
         with suppress(VfsError):
             # First what the tree knows by it: a restart that believes it stored asks nobody.
@@ -313,14 +313,21 @@ class Content:
         Errors: ConflictError when somebody else wrote the name; any store error, then nothing is
         lost.
         """
+        await self._carry_out(self.before)
         async with self.commits:
             if not self.discarded and self.lost is None and not self.is_gated:
                 if self.changes != self.stored:
                     await self._commit()
                 await self.finish_move()
-        while self.left:
-            await self.left[0]()
-            del self.left[0]
+        await self._carry_out(self.left)
+
+    @staticmethod
+    async def _carry_out(steps: list[Step]) -> None:
+        while steps:
+            step = steps[0]
+            await step()
+            with suppress(ValueError):  # done by somebody else meanwhile
+                steps.remove(step)
 
     async def _commit(self) -> None:
         self._telling = True  # the stage stays until its journal says what has become of it
@@ -337,7 +344,7 @@ class Content:
         staged = await self.stage_for_writing()
         if self.owner.is_fragile:
             await self.journal.keep()
-        frozen = await staged.freeze(self.draft().commit_id)
+        frozen = await staged.freeze(self.next.draft().commit_id)
         covered = self.changes
         stored: FileVersion | None = None
         try:
@@ -352,7 +359,7 @@ class Content:
                 changed = frozen.changed.add(Span(end, max(end, base.size, frozen.size)))
                 self._fetcher.hand_over(base, version, changed)
             self.base = self.replaces = version
-            self._draft = None
+            self.next.made()
             self.stored = covered
             self.dirty_since_s = None if covered == self.changes else trio.current_time()
             stored = version
@@ -360,16 +367,9 @@ class Content:
         finally:
             staged.thaw(stored=stored)
         self._adoption.note(frozen.changed)
-        await self._tell_stored(staged, version)
-        return True
-
-    async def _tell_stored(self, staged: StagedFile, version: FileVersion) -> None:
         with suppress(VfsError):  # the store has it, and a restart asks the store
-            if staged.log.promised:
-                # The attributes of the new version first: a restart that believes it stored would
-                # know none.
-                await self._stage.sync_names()
-            await staged.tell_stored(version)
+            await self.tell_stored(staged, version)
+        return True
 
     def take_back(self) -> None:
         """Live on: its removal, for which a commit was cancelled, has failed."""
@@ -378,13 +378,25 @@ class Content:
             self.left.append(self._finish_telling)
 
     async def _finish_telling(self) -> None:
-        if self._telling and self.staged is not None and self.base is not None:
-            await self._tell_stored(self.staged, self.base)
+        with suppress(VfsError):
+            if self._telling and self.staged is not None and self.base is not None:
+                await self.tell_stored(self.staged, self.base)
         self._telling = False
 
+    async def tell_stored(self, staged: StagedFile, version: FileVersion) -> None:
+        """Let the journal of a file say that it is stored.
+
+        Errors: FullError, VfsError when the disk fails.
+        """
+        if staged.log.promised:
+            # The attributes of the new version first: a restart that believes it stored would
+            # know none.
+            await self._stage.sync_names()
+        await staged.tell_stored(version)
+
     async def _put(self, content: FrozenContent) -> FileVersion | None:
-        draft, again = self.draft(), self._tried
-        self._tried = True
+        draft, again = self.next.draft(), self.next.tried
+        self.next.tried = True
         try:
             version = await draft.commit(content, self.owner.object_metadata())
         except (ConflictError, StaleError):
@@ -393,7 +405,7 @@ class Content:
                 raise
             await self._settle_landed(landed)
             return None  # the next draft has an id of its own, to be journalled first
-        self._tried = False
+        self.next.tried = False
         return version
 
     # What a restart takes up
@@ -401,8 +413,7 @@ class Content:
     def _described(self) -> StagedState:
         # Nothing of the extent: the staged file knows it better.
         # Of a commit that may have taken effect a restart must know, or it meets itself.
-        tried = self._draft.commit_id if self._draft is not None and self._tried else None
-        key, about = self.owner.key, self.owner.about()
+        key, about, tried = self.owner.key, self.owner.about(), self.next.commit_id
         return StagedState(key, self.replaces, self.base, Extent(0, 0), about, commit_id=tried)
 
     async def persist(self) -> None:
@@ -429,39 +440,6 @@ class Content:
         finally:
             self._described_by -= 1
             self._may_release()  # a commit has ended meanwhile
-
-    def take_up(self, staged: StagedFile, state: StagedState) -> None:
-        """Go on with what an earlier daemon has left; the next commit settles what became of it."""
-        staged.on_write, staged.on_change = self._on_write, self._on_change
-        self.staged = staged
-        self.base, self.replaces = state.base, state.replaces
-        commit_id = state.commit_id or (state.upload.commit_id if state.upload else None)
-        if commit_id is not None:
-            self._begun = Begun(commit_id, state.upload, state.sent, state.parts)
-            self._tried = True
-            self.draft()
-        self.changed()
-        self._since = state.since
-
-    async def settle_taken_up(self) -> None:
-        """Find out whether the last commit of an earlier daemon has landed, before any change.
-
-        Errors: any store error; then the next commit finds out.
-        """
-        draft, staged, since = self._draft, self.staged, self._since
-        version = await draft.landed() if draft is not None and since is not None else None
-        if draft is None or staged is None or since is None or version is None:
-            return
-        # No await from here on: base, stage and tree change together.
-        staged.rebase(since)
-        self._draft, self._tried = None, False
-        self.base = self.replaces = version
-        if not staged.dirty and staged.size == version.size:
-            self.stored = self.changes
-        self.owner.committed(version)
-        await self._stage.sync_names()
-        await staged.tell_stored(version)
-        await draft.abandon()
 
     async def commit_copy(self, target: Key) -> FileVersion:
         """Store what the file holds under another key, without the base being current any more.

@@ -259,6 +259,13 @@ class Layout(ABC):
         """Tell whether two files are known to come from one commit, as a file and its copy do."""
 
     @abstractmethod
+    async def birth(self, file: FileVersion) -> str | None:
+        """Return what tells a file from one of equal bytes that is made later under its key.
+
+        None when that version is not there. Stores may name versions by their bytes.
+        """
+
+    @abstractmethod
     def place_aside(self) -> Key:
         """Return a key outside of the tree for a file that has lost its name and is still read."""
 

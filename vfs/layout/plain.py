@@ -320,6 +320,18 @@ class PlainLayout(Layout):
         return first is not None and first == second
 
     @override
+    async def birth(self, file: FileVersion) -> str | None:
+        try:
+            now = await self._store.head(file.pin.key)
+        except NotFoundError as error:
+            if not error.key:
+                raise
+            return None
+        if now.version != file.pin.version:
+            return None
+        return f"{now.metadata.get(COMMIT_ID, '')}@{now.mtime_ns}"
+
+    @override
     def place_aside(self) -> Key:
         name = f"unlinked-{secrets.token_hex(12)}"
         return Key(f"{names.OWN_DIRECTORY}/tmp/{name}")  # noqa: S108 - below the mounted prefix

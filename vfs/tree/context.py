@@ -112,6 +112,15 @@ class Context:
             with suppress(MetadataError):
                 self.journal.append(self.sidecars.change(parent.key, name, None))
 
+    def forget_name(self, parent: Node, name: str, *, pending: bool) -> None:
+        """Let a name be free whose file or directory has another one now."""
+        directory = directory_of(parent)
+        # What is buried there and not removed yet must not be seen again.
+        directory.note(name, None, pending=pending or name in directory.tombstones)
+        if directory.entries is not None:
+            directory.entries.pop(name, None)
+        self.drop_attributes(parent, name)
+
     def touch_directory(self, parent: Node) -> None:
         """Note that a directory's names have changed; its times live in memory."""
         now = self.wall_ns()

@@ -35,6 +35,13 @@ async def remove_aside(layout: Layout, place: Key) -> None:
     await layout.remove(file, whichever=True)
 
 
+async def remove_unlinked(layout: Layout, file: FileVersion, birth: str | None) -> None:
+    """Remove a file, unless it was made anew since it was unlinked. Errors: ConflictError then."""
+    if birth is not None and await layout.birth(file) not in (birth, None):
+        raise ConflictError("an object of equal bytes has its name", key=file.pin.key)
+    await layout.remove(file)
+
+
 class Graves:
     """All of one mount."""
 
@@ -87,6 +94,19 @@ class Graves:
         if content is not None and grave.aside is not None:
             with suppress(VfsError):  # it stays where it is
                 await self._put_aside(content, grave, grave.aside)
+        elif not self._context.layout.moves_files:
+            with suppress(VfsError):  # then only its version tells it from another one
+                await self._tell_apart(grave)
+
+    async def _tell_apart(self, grave: Grave) -> None:
+        """Take note which object it is: until it goes another host may make one of equal bytes."""
+        file = grave.file
+        birth = await self._context.layout.birth(file)
+        if birth is not None and grave.file is file and not grave.replaced:
+            grave.birth = birth
+            fields: dict[str, Value] = {"file": file_record(file), "birth": birth}
+            self._context.journal.note("unlink", fields, grave.number)
+            await self._context.journal.sync()
 
     async def _put_aside(self, content: Content, grave: Grave, place: Key) -> None:
         """Make its name free for a directory, and its directory for removal."""
@@ -151,7 +171,7 @@ class Graves:
     ) -> None:
         """Let objects that wait for their last close be where a renamed directory has taken them.
 
-        `moved` tells by new key what was taken and what became of it; None: all went as they were.
+        `moved` tells by old key what was taken and what became of it; None: all went as they were.
         One that a new file of its name has replaced is nowhere: what was taken is that file.
         """
         for grave in self._all.values():
@@ -161,13 +181,13 @@ class Graves:
             key = Key(target + old.pin.key[len(source) :])
             new = replace(old, pin=replace(old.pin, key=key, version_id=None))
             if moved is not None:
-                taken, new = moved.get(key, (None, new))
+                taken, new = moved.get(old.pin.key, (None, new))
                 if taken is None or taken.identity != old.identity:
                     continue
             self._refile(grave, new)
 
     def _refile(self, grave: Grave, new: FileVersion) -> None:
-        grave.file = new
+        grave.file, grave.birth = new, None
         self._context.journal.note("unlink", {"file": file_record(new)}, grave.number)
         for node, one in self._read.items():
             content = node.content
@@ -183,18 +203,23 @@ class Graves:
 
     async def clear(self, node: Node, grave: Grave) -> None:
         """Remove an object that nobody reads any more; what fails is tried again."""
-        directory = directory_of(grave.parent)
-        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        directory_of(grave.parent).stuck.setdefault(grave.name, trio.Event())
         try:
             await self._clear(grave)
         except VfsError as error:
             log.warning("removal of unlinked %r failed: %s", grave.file.pin.key, error.message)
-            heir = directory.children.get(grave.name)
-            if heir is not None and heir.content is not None and not heir.content.is_gated:
-                heir.content.gate = gate
-            content = self._context.content(node)
-            content.left.append(partial(self._clear, grave))
-            self._context.committer.start(content)
+            self.clear_later(node, grave)
+
+    def clear_later(self, node: Node, grave: Grave) -> None:
+        """Remove an object in the background, with what else a file has to do in the store."""
+        directory = directory_of(grave.parent)
+        gate = directory.stuck.setdefault(grave.name, trio.Event())
+        heir = directory.children.get(grave.name)
+        if heir is not None and heir.content is not None and not heir.content.is_gated:
+            heir.content.gate = gate
+        content = self._context.content(node)
+        content.left.append(partial(self._clear, grave))
+        self._context.committer.start(content)
 
     async def _clear(self, grave: Grave) -> None:
         file, name, directory = grave.file, grave.name, directory_of(grave.parent)
@@ -254,6 +279,6 @@ class Graves:
             if grave.astray and grave.aside is not None:
                 await remove_aside(self._context.layout, grave.aside)
             if not grave.replaced:
-                await self._context.layout.remove(file)
+                await remove_unlinked(self._context.layout, file, grave.birth)
         except ConflictError:
             log.info("%r was replaced after it was unlinked here: kept", file.pin.key)

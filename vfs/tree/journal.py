@@ -1,16 +1,18 @@
 """What was decided about names and is not in the store yet, kept across a crash.
 
-Three kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
+Four kinds of decisions: a changed attribute entry (`attributes`, until `stored` says that its
 sidecar is uploaded or `gone` that its directory is not there any more), a removal whose DELETE
-waits for the last close (`unlink`), and a rename between its first and last request (`move`,
-`move_directory`). So are uploads in parts that are neither finished nor aborted (`upload`).
-Decisions and uploads have an id; `done` ends them. When nothing is pending, or the log has grown
-past its limit, it is rewritten.
+waits for the last close (`unlink`), a rename between its first and last request (`move`,
+`move_directory`), and the removal of a copy that a failed rename may have made (`uncopy`). So are
+uploads in parts that are neither finished nor aborted (`upload`). Decisions and uploads have an id;
+`done` ends them. When nothing is pending, or the log has grown past its limit, it is rewritten.
 """
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 
+from vfs.errors import VfsError
 from vfs.stage.directory import Stage
 from vfs.stage.records import Value
 from vfs.tree.sidecars import Sidecars
@@ -74,6 +76,12 @@ class Journal:
             return False
         self._stage.names.append({"op": "done", "id": number})
         return True
+
+    async def undecide(self, number: int) -> None:
+        """Let no restart carry out what is answered with an error."""
+        await self.done(number)
+        with suppress(VfsError):  # of the stage's disk
+            await self.sync()
 
     def append(self, record: dict[str, Value] | None) -> None:
         """Queue an attribute change for the next sync."""

@@ -60,7 +60,10 @@ class Metadata:
         content = node.content
         if node.detached or node.parent is None or (content is not None and content.handles):
             return node
-        await node.settled()
+        if self._context.listings.own(node.parent, node.name) == (True, node):
+            await node.parent.settled()  # what a directory itself is does not change by its rename
+        else:
+            await node.settled()
         found = await self._context.listings.find(node.parent, node.name)
         if found is not node:
             raise StaleError("another host has removed or replaced it", key=node.key)

@@ -26,6 +26,7 @@ from vfs.errors import (
 from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.tree.context import Caller, Context
+from vfs.tree.doubts import Doubts
 from vfs.tree.graves import Graves
 from vfs.tree.listing import directory_of
 from vfs.tree.node import Grave, Move, Node
@@ -42,6 +43,7 @@ class Namespace:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.graves = Graves(context)
+        self.doubts = Doubts(context)
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
@@ -59,6 +61,7 @@ class Namespace:
         """Prepare to make a name. Errors: ExistsError, and those of names that cannot be made."""
         context = self._context
         await parent.settled()
+        await parent.vacated(name)
         self._check_makeable(parent, name)
         # Asked anew: an answer from memory must not hide what another host has made.
         if await context.listings.ask(parent, name) is not None:
@@ -93,6 +96,7 @@ class Namespace:
         name is a conflict, not a loss. None when the name is known after all.
         """
         await parent.settled()
+        await parent.vacated(name)
         self._check_makeable(parent, name)
         if await self._context.listings.find(parent, name) is not None:
             return None
@@ -160,7 +164,7 @@ class Namespace:
     def let_go(self, node: Node) -> None:
         """Drop the content of a file that nobody has open when the store has it all."""
         content = node.content
-        if content is not None and content.left:  # whoever has cancelled its commits
+        if content is not None and content.has_steps:  # whoever has cancelled its commits
             self._context.committer.start(content)
         if content is None or content.handles:
             return
@@ -195,7 +199,9 @@ class Namespace:
         node = await self.lookup(parent, name)
         if not node.is_directory:
             raise WrongKindError("not a directory", key=node.key)
+        await node.settled_below()
         await self.check_empty(node)
+        await self.doubts.settle(node.key)
         await self.let_leave(node)
         await self.remove_directory(node)
         context.drop_attributes(parent, name)
@@ -250,6 +256,7 @@ class Namespace:
         node = await self.lookup(parent, name)
         if node.is_directory:
             raise IsDirectoryError("is a directory", key=node.key)
+        await self.doubts.settle(node.key)
         await self.keep_directory(parent)
         graves: list[Grave] = []
         if node.content is not None:

@@ -58,6 +58,7 @@ class Grave:
     name: str
     aside: Key | None = None  # where it is to lie until then
     astray: bool = False  # it may be there as well, or instead: a request has failed
+    birth: str | None = None  # of the object, see `Layout.birth`; None: not known
     replaced: bool = False  # by a file of ours: what is there may be like it, and stays
     lock: trio.Lock = field(default_factory=trio.Lock)
     """Held by who removes or replaces the object; taken before the `commits` of a new file."""
@@ -80,6 +81,8 @@ class Directory:
     tombstones: dict[str, Grave] = field(default_factory=dict[str, Grave])
     leaving: dict[str, Move] = field(default_factory=dict[str, Move])  # old names of renames
     stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
+    vacating: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])
+    """Old names of directories whose objects are still being moved; set when they have."""
     moving: trio.Event | None = None  # while its objects get other keys; set when they have
     has_marker: bool = False  # known to stay when its last child goes
     lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
@@ -183,6 +186,18 @@ class Node:
         """Return when no directory above is on its way to another name: keys change by that."""
         while (moving := self.moving) is not None:
             await moving.wait()
+
+    async def vacated(self, name: str) -> None:
+        """Return when no objects are being moved away from a name of this directory."""
+        while self.directory is not None and name in self.directory.vacating:
+            await self.directory.vacating[name].wait()
+
+    async def settled_below(self) -> None:
+        """Return when nothing is moving in this directory, or from or to anywhere below it."""
+        for node in self.below():
+            await node.settled()
+            for name in list(node.directory.vacating) if node.directory is not None else ():
+                await node.vacated(name)
 
     def object_metadata(self) -> Mapping[str, str]:
         """Return what is stored with the object."""

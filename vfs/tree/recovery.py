@@ -13,9 +13,10 @@ from vfs.errors import ConflictError, NotFoundError, StaleError, VfsError
 from vfs.layout.base import FileVersion
 from vfs.stage.records import Value, file_of
 from vfs.tree.attributes import Attributes
+from vfs.tree.doubts import remove_copy
 from vfs.tree.filesystem import FileSystem
-from vfs.tree.graves import remove_aside
-from vfs.tree.rename_tree import is_copy, move_tree
+from vfs.tree.graves import remove_aside, remove_unlinked
+from vfs.tree.rename_tree import Moves, is_copy, move_tree, move_whole
 from vfs.tree.sidecar import decode_entry
 from vfs.values import Key, Version
 
@@ -30,8 +31,11 @@ async def recover(fs: FileSystem, unfinished: list[dict[str, Value]]) -> None:
     await _forget_directories(fs)
     for record in unfinished:
         number = record.get("id")
+        if record.get("op") != "unlink":
+            # Else a second restart might take what it puts somewhere for what was unlinked there.
+            await fs.context.journal.sync()
         try:
-            await _carry_out(fs, record)
+            await carry_out(fs, record)
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a journalled operation cannot be understood, left alone: %r", error)
             continue
@@ -58,12 +62,18 @@ async def _forget_directories(fs: FileSystem) -> None:
             context.journal.append(context.sidecars.forget(sidecar.directory))
 
 
-async def _carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
+async def carry_out(fs: FileSystem, record: Mapping[str, Value]) -> None:
+    """Do what one decision says. Errors: any store error."""
     match record.get("op"):
         case "unlink":
-            await _remove(fs, file_of(_fields(record["file"])))
+            birth = record.get("birth")
+            birth = birth if isinstance(birth, str) else None
+            await _remove(fs, file_of(_fields(record["file"])), birth)
             if isinstance(aside := record.get("aside"), str):
                 await remove_aside(fs.context.layout, Key(aside))
+        case "uncopy":
+            file, target = file_of(_fields(record["file"])), Key(str(record["target"]))
+            await remove_copy(fs.context.layout, file, target)
         case "move":
             await _move(fs, file_of(_fields(record["file"])), Key(str(record["target"])), record)
         case "move_directory":
@@ -79,9 +89,9 @@ def _fields(value: Value) -> Mapping[str, Value]:
     return value
 
 
-async def _remove(fs: FileSystem, file: FileVersion) -> None:
+async def _remove(fs: FileSystem, file: FileVersion, birth: str | None) -> None:
     try:
-        await fs.context.layout.remove(file)
+        await remove_unlinked(fs.context.layout, file, birth)
     except ConflictError:
         log.info("%r was replaced after it was unlinked: kept", file.pin.key)
 
@@ -127,12 +137,12 @@ async def _move_directory(
     log.info("finishing the rename of %r to %r", source, target)
     if (await layout.list(source)).exists:
         if not layout.moves_directories:
-            await move_tree(fs.context, source, target, {})
-        elif not (await layout.list(target)).exists:
-            await layout.move_directory(source, target)
-        else:
+            await move_tree(fs.context, source, target, Moves())
+        elif (await layout.list(target)).entries:
             log.warning("%r and %r are both there: both names stay", source, target)
             return
+        else:
+            await move_whole(fs.context, source, target)
     if (await layout.list(target)).exists:
         fs.context.journal.append(fs.context.sidecars.forget(source))
         await _move_entry(fs, source, target, record, version=None)
@@ -151,10 +161,12 @@ async def _move_entry(
     context = fs.context
     old_directory, _, old_name = source.rpartition("/")
     directory, _, name = target.rpartition("/")
-    attributes = _attributes(record)
+    attributes, replaced = _attributes(record, "entry"), _attributes(record, "replaced")
     known = (await context.sidecars.refresh(Key(directory), 0)).get(name)
     if known is not None and before is not None and known.version == before:
         attributes = known  # changed after the rename was answered
+    if known is not None and known == replaced:
+        known = None  # of the empty directory that was there before
     if attributes is not None and (known is None or known.version != version):
         moved = replace(attributes, version=version)
         context.journal.append(context.sidecars.change(Key(directory), name, moved))
@@ -164,6 +176,6 @@ async def _move_entry(
         context.journal.append(context.sidecars.change(Key(old_directory), old_name, None))
 
 
-def _attributes(record: Mapping[str, Value]) -> Attributes | None:
-    entry = record.get("entry")
+def _attributes(record: Mapping[str, Value], field: str) -> Attributes | None:
+    entry = record.get(field)
     return decode_entry(entry).attributes if entry is not None else None

@@ -3,12 +3,10 @@
 One atomic request where the store has it. Elsewhere a small clean file is copied, verified and
 removed under conditions, with the intent journalled first. A large or dirty one is answered at
 once: its content keeps reading from the old key and commits to the new one, and the old key is
-removed after that. A directory is a journalled sequence of those.
+removed after that. Directories: `vfs.tree.rename_directory`.
 """
 
-import logging
-from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -27,16 +25,15 @@ from vfs.file.content import Content
 from vfs.layout.base import Entry, FileVersion
 from vfs.spans import EMPTY
 from vfs.stage.file import StagedFile
-from vfs.stage.records import Value, file_record
+from vfs.stage.records import file_record
 from vfs.tree.context import Context
 from vfs.tree.listing import directory_of
 from vfs.tree.namespace import Namespace
 from vfs.tree.node import Move, Node
-from vfs.tree.rename_tree import check_keys, is_copy, move_tree
+from vfs.tree.rename_directory import DirectoryRename
+from vfs.tree.rename_tree import find_landed
 from vfs.tree.sidecar import attributes_value
 from vfs.values import GIB, Key
-
-log = logging.getLogger(__name__)
 
 NOREPLACE = 1  # RENAME_NOREPLACE, linux/fs.h
 COPIED_AT_ONCE_BYTES = 1 * GIB
@@ -67,24 +64,13 @@ class _Place:
         return directory_of(self.parent).buried(self.name)
 
 
-@contextmanager
-def _moving(node: Node) -> Generator[None]:
-    """Let what is done below a directory wait until its keys are others."""
-    directory, over = directory_of(node), trio.Event()
-    directory.moving = over
-    try:
-        yield
-    finally:
-        directory.moving = None
-        over.set()
-
-
 class Rename:
     """The rename operation."""
 
     def __init__(self, context: Context, namespace: Namespace) -> None:
         self._context = context
         self._namespace = namespace
+        self._directories = DirectoryRename(context, namespace)
 
     async def rename(
         self, parent: Node, name: str, target_parent: Node, target_name: str, flags: int
@@ -101,7 +87,10 @@ class Rename:
         names.check_new(target_name)
         await parent.settled()
         await target_parent.settled()
+        await target_parent.vacated(target_name)
         context.layout.check_key(names.child(target_parent.key, target_name))
+        for key in (names.child(parent.key, name), names.child(target_parent.key, target_name)):
+            await self._namespace.doubts.settle(key)
         node = await self._namespace.lookup(parent, name)
         target = await context.listings.ask(target_parent, target_name)
         if target is node:
@@ -110,7 +99,7 @@ class Rename:
             raise ExistsError("the new name exists", key=target.key)
         self._check_kinds(node, target, target_parent)
         if node.is_directory:
-            await self._rename_directory(node, target_parent, target_name, target)
+            await self._directories.rename(node, target_parent, target_name, target)
         else:
             await self._rename_file(node, target_parent, target_name, target)
         context.touch_directory(parent)
@@ -188,10 +177,10 @@ class Rename:
         async with AsyncExitStack() as held:
             if buried is not None:
                 await held.enter_async_context(buried.lock)
-            moved = await self._bring(source, place, number)
+            moved = await self._bring(source, content, place, number)
             # No await from here on: the tree changes as a whole.
             self._hang(node, place, moved)
-        self._forget_old(old_parent, old_name, pending=not atomic)
+        context.forget_name(old_parent, old_name, pending=not atomic)
         context.note_attributes(node)
         if not atomic:
             # It takes the place of the decision that tells what was staged for the new name.
@@ -207,37 +196,28 @@ class Rename:
         else:
             await context.journal.done(number)
 
-    async def _bring(self, source: FileVersion, place: _Place, number: int) -> FileVersion:
+    async def _bring(
+        self, source: FileVersion, content: Content, place: _Place, number: int
+    ) -> FileVersion:
         """Store a file under its new name, the old one left where nothing moves it."""
         layout = self._context.layout
         try:
             move = layout.move if layout.moves_files else layout.copy
             return await move(source, place.key, replaces=place.replaces)
         except VfsError:
-            landed = await self._landed(source, place)
-            if landed is None:
-                await self._undecide(number)
-                raise
-            return landed
-
-    async def _undecide(self, number: int) -> None:
-        """Let no restart carry out what is answered with an error."""
-        await self._context.journal.done(number)
-        with suppress(VfsError):  # of the stage's disk
-            await self._context.journal.sync()
-
-    async def _landed(self, source: FileVersion, place: _Place) -> FileVersion | None:
-        """Return what a request has made whose answer was lost; None where that is not sure."""
-        layout = self._context.layout
-        before = place.replaces.pin.version if place.replaces is not None else None
-        with suppress(VfsError):
-            old, new = await layout.find(source.pin.key), await layout.find(place.key)
-            there = new.file if new is not None else None
-            if there is None or there.pin.version == before or there.size != source.size:
-                return None
-            if old is None or await is_copy(layout, source, there):
-                return there
-        return None
+            landed, is_known = None, False
+            with suppress(VfsError):
+                landed = await find_landed(layout, source, place.key, place.replaces)
+                is_known = True
+            if landed is not None:
+                return landed
+            if is_known or layout.moves_files or place.replaces is not None:
+                await self._context.journal.undecide(number)
+            else:
+                self._namespace.doubts.note(place.parent, place.name, source, content, number)
+                with suppress(VfsError):  # of the stage's disk
+                    await self._context.journal.sync()
+            raise
 
     async def _replace(self, content: Content, place: _Place) -> None:
         """Let what was begun for the old place go, and what was staged for the new one."""
@@ -313,14 +293,6 @@ class Rename:
                 context.fetcher.hand_over(content.base, file, EMPTY)
             content.base = content.replaces = file
 
-    def _forget_old(self, parent: Node, name: str, *, pending: bool) -> None:
-        directory = directory_of(parent)
-        # What is buried there and not removed yet must not be seen again.
-        directory.note(name, None, pending=pending or name in directory.tombstones)
-        if directory.entries is not None:
-            directory.entries.pop(name, None)
-        self._context.drop_attributes(parent, name)
-
     async def _move_later(self, node: Node, content: Content, place: _Place) -> None:
         """Answer at once: the content commits to the new key, then the old key is removed."""
         context, source = self._context, node.file
@@ -344,7 +316,7 @@ class Rename:
         content.changed()
         self._hang(node, place, None)
         node.file = source
-        self._forget_old(old_parent, old_name, pending=fresh or grave is not None)
+        context.forget_name(old_parent, old_name, pending=fresh or grave is not None)
         if leaving is not None and leaving is node.move:  # back to where its bytes still are
             content.replaces, content.gate = leaving.file, None
             content.moved_from = content.after_move = None
@@ -353,152 +325,3 @@ class Rename:
         if grave is not None:
             await self._namespace.graves.clear(node, grave)
         context.committer.start(content)
-
-    # Directories
-
-    async def _rename_directory(
-        self, node: Node, parent: Node, name: str, target: Node | None
-    ) -> None:
-        context = self._context
-        if node.parent is None:
-            raise BusyError("the root has no name")
-        await check_keys(context, node.key, names.child(parent.key, name))
-        if not context.layout.moves_directories:
-            await self._namespace.graves.vacate(node.key)
-        await self._namespace.keep_directory(node.parent)
-        if target is not None:
-            await self._namespace.check_empty(target)
-            await self._namespace.let_leave(target)
-            await self._namespace.remove_directory(target)
-            target.detach()
-        for below in node.below():
-            await below.settled()
-        await self._store_below(node)
-        source_key, target_key = node.key, names.child(parent.key, name)
-        for sidecar in context.sidecars.below(source_key):
-            await context.sidecars.upload(sidecar.directory)
-        async with AsyncExitStack() as held:
-            held.enter_context(_moving(node))
-            for content in self._contents(node):  # no version may go to an old key any more
-                await held.enter_async_context(content.commits)
-                await content.settle()
-            number = await self._begin_directory(node, source_key, target_key)
-            renamed: dict[Key, FileVersion] = {}
-            taken: dict[Key, FileVersion] = {}
-            try:
-                await self._move_directory(source_key, target_key, renamed, taken)
-            except VfsError:
-                self._follow(source_key, target_key, renamed, taken)
-                await self._undecide(number)
-                self._forget_moved(node, source_key, target_key, renamed)
-                directory_of(parent).forget_listing()
-                raise
-            self._follow(source_key, target_key, renamed, taken)
-            self._rehang_directory(node, parent, name, source_key, target_key, renamed)
-            for content in self._contents(node):
-                await content.retarget()
-        await context.journal.done(number)
-
-    @staticmethod
-    def _contents(node: Node) -> list[Content]:
-        return [below.content for below in node.below() if below.content is not None]
-
-    async def _store_below(self, node: Node) -> None:
-        """Store what is dirty below a directory, also what is only leaving it."""
-        committer = self._context.committer
-        for below in node.below():
-            if below.content is not None and below.content.needs_commit:
-                await committer.store(below.content)
-            if below.directory is not None:
-                await self._namespace.let_leave(below)
-
-    async def _begin_directory(self, node: Node, source: Key, target: Key) -> int:
-        entry = attributes_value(node.attributes)
-        fields: dict[str, Value] = {"source": source, "target": target, "entry": entry}
-        return await self._context.journal.begin("move_directory", fields)
-
-    async def _move_directory(
-        self,
-        source: Key,
-        target: Key,
-        renamed: dict[Key, FileVersion],
-        taken: dict[Key, FileVersion],
-    ) -> None:
-        """Move what the store has; note the new versions by new key where they changed."""
-        layout = self._context.layout
-        if layout.moves_directories:
-            await layout.move_directory(source, target)
-        else:
-            await move_tree(self._context, source, target, renamed, taken)
-
-    def _follow(
-        self,
-        source: Key,
-        target: Key,
-        renamed: dict[Key, FileVersion],
-        taken: dict[Key, FileVersion],
-    ) -> None:
-        """Let what waits for its last close be found where it was taken."""
-        if self._context.layout.moves_directories:
-            self._namespace.graves.follow(source, target, None)
-        else:
-            moved = {key: (file, renamed[key]) for key, file in taken.items()}
-            self._namespace.graves.follow(source, target, moved)
-
-    @staticmethod
-    def _forget_moved(
-        node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]
-    ) -> None:
-        """Let a directory show what a failed rename has left of it."""
-        for below in list(node.below()):
-            if below.directory is not None:
-                below.directory.forget_listing()
-            elif below.parent is not None and target + below.key[len(source) :] in renamed:
-                directory_of(below.parent).changes.pop(below.name, None)
-                below.detach()
-
-    def _rehang_directory(
-        self,
-        node: Node,
-        parent: Node,
-        name: str,
-        source_key: Key,
-        target_key: Key,
-        renamed: dict[Key, FileVersion],
-    ) -> None:
-        """Hang a moved directory elsewhere. No await: the tree changes as a whole."""
-        context = self._context
-        old_parent, old_name = node.parent, node.name
-        if old_parent is None:
-            return
-        context.journal.append(context.sidecars.forget(source_key))
-        context.inodes.move(node, parent, name)
-        for below in node.below():
-            self._rekey(below, source_key, target_key, renamed)
-        node.attributes = replace(node.attributes, ctime_ns=context.wall_ns())
-        directory = directory_of(parent)
-        directory.note(name, node, pending=False)
-        if directory.entries is not None:
-            directory.entries[name] = Entry(name, None)
-        self._forget_old(old_parent, old_name, pending=False)
-        context.note_attributes(node)
-
-    def _rekey(self, node: Node, source: Key, target: Key, renamed: dict[Key, FileVersion]) -> None:
-        """Let a node below a moved directory know where its object lies now."""
-        if node.directory is not None:
-            node.directory.forget_listing()
-            return
-        old = node.file
-        if old is None:
-            if node.content is not None:
-                node.content.journal.retarget()
-            return
-        key = Key(target + old.pin.key[len(source) :])
-        new = renamed.get(key) or replace(old, pin=replace(old.pin, key=key, version_id=None))
-        node.file = new
-        node.attributes = replace(node.attributes, version=new.pin.version)
-        if node.content is not None:
-            if node.content.base is not None:
-                self._context.fetcher.hand_over(node.content.base, new, EMPTY)
-            node.content.base = node.content.replaces = new
-            node.content.journal.retarget()

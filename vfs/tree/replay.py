@@ -16,6 +16,7 @@ import trio
 
 from vfs.errors import MetadataError, VfsError
 from vfs.file.content import Content
+from vfs.file.taken_up import TakenUp
 from vfs.layout.base import FileVersion
 from vfs.stage.file import StagedFile
 from vfs.stage.journal import Extent, StagedState
@@ -165,14 +166,14 @@ class _Resumed:
             state = replace(state, replaces=None)
         node = self._node(state)
         content = self._context.content(node)
-        content.take_up(staged, state)
+        taken = TakenUp(content, staged, state)
         await self._keep(staged.settle_log)
         if elsewhere or freed:
             content.journal.retarget()
             await content.retarget()
         if move is not None:
             self._resume_move(node, move)
-        await self._keep(content.settle_taken_up)
+        await self._keep(taken.settle)
         await self._keep(content.persist)
         log.info(
             "%r: %.1f MiB that an earlier mount has not stored are taken up",
