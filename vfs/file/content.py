@@ -411,7 +411,6 @@ class Content:
     # What a restart takes up
 
     def _described(self) -> StagedState:
-        # Nothing of the extent: the staged file knows it better.
         # Of a commit that may have taken effect a restart must know, or it meets itself.
         key, about, tried = self.owner.key, self.owner.about(), self.next.commit_id
         return StagedState(key, self.replaces, self.base, Extent(0, 0), about, commit_id=tried)
