@@ -4,11 +4,14 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import trio
+import trio.testing
 
 from tests.support.crash import Steps, run_until
 from tests.support.faulty import FaultyStore
 from tests.support.tree import Shell, get, keys, put, shell_on, tree_on
 from vfs.store.memory import MemoryStore, everything
+from vfs.tasks import open_tasks
 from vfs.values import Key
 
 
@@ -132,3 +135,25 @@ async def test_a_crash_in_the_middle_of_a_recovery_keeps_a_file_like_an_unlinked
         await run_until(bucket, stage, again, nothing, recovery)
         async with shell_on(bucket, stage) as shell:
             assert b"same" in [await shell.read(name) for name in await shell.ls()], again.done
+
+
+async def test_a_new_file_like_an_unlinked_one_moves_with_its_directory_while_it_is_stored(
+    store, tmp_path
+):
+    async with shell_on(store, tmp_path) as shell:
+        await shell.mkdir("d")
+        await shell.write("d/a", b"same")
+        unlinked = await shell.open("d/a")
+        await shell.unlink("d/a")
+        fd = await shell.create("d/a")
+        await shell.pwrite(fd, 0, b"same")
+        held = store.block("write", key="d/a")
+        async with open_tasks() as nursery:
+            nursery.start_soon(shell.close, fd)
+            await held.reached.wait()
+            nursery.start_soon(shell.rename, "d", "e")
+            await trio.testing.wait_all_tasks_blocked()
+            held.release()
+        await shell.close(unlinked)
+        assert await shell.read("e/a") == b"same"
+    assert await keys(store) == ["e/", "e/a"]

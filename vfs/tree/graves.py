@@ -113,6 +113,8 @@ class Graves:
         directory, file = directory_of(grave.parent), grave.file
         # Who reads meanwhile waits for the last of them.
         async with grave.lock, self._heir_waits(grave), content.commits:
+            if grave.replaced:  # while we waited: what is there may be like it
+                return
             moved = await self._bring_aside(grave, place)
             await self._leave_nothing(grave, file)
             self._refile(grave, moved)
