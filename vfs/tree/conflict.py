@@ -77,7 +77,7 @@ class Conflicts:
         directory = directory_of(move.parent)
         directory.leaving.pop(move.name, None)
         directory.changes.pop(move.name, None)
-        directory.listed_s = float("-inf")
+        directory.forget_listing()
         move.over.set()
         await self._context.journal.done(move.number)
 
@@ -108,7 +108,7 @@ class Conflicts:
                 node.key,
                 candidate,
             )
-            directory_of(parent).listed_s = float("-inf")
+            directory_of(parent).forget_listing()
             await content.journal.forget()
             return
 

@@ -178,6 +178,7 @@ class Namespace:
         # Else it could be made, but neither described nor removed again.
         context.layout.check_key(names.child(key, names.LONGEST_SIDECAR))
         await context.layout.make_directory(key)
+        context.listings.void(key)
         attributes = context.new_attributes(parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
         node = context.inodes.add(parent, name, attributes, None)
         directory = directory_of(node)
@@ -198,6 +199,7 @@ class Namespace:
         await self.check_empty(node)
         await self._let_leave(node)
         await self.remove_directory(node)
+        context.listings.void(node.key)
         context.drop_attributes(parent, name)
         directory_of(parent).note(name, None, pending=False)
         node.detach()

@@ -74,6 +74,10 @@ class Directory:
     entries: dict[str, Entry] | None = None  # a complete listing, or None
     listed_s: float = float("-inf")  # when that listing began
     large: bool = False  # too large to be listed for a look-up
+    huge: bool = False  # too large to be kept whole
+    streams: int = 0  # open directories: the attributes of its names stay in memory
+    doubts: int = 0  # how often its listing was found to be wrong
+    doubted_s: float = float("-inf")  # when that was last
     hidden: int = 0  # keys that cannot be names, counted by the last listing
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     children: "dict[str, Node]" = field(default_factory=_no_children)
@@ -82,12 +86,13 @@ class Directory:
     stuck: dict[str, trio.Event] = field(default_factory=dict[str, trio.Event])  # see `gate`
     moving: trio.Event | None = None  # while its objects get other keys; set when they have
     has_marker: bool = False  # known to stay when its last child goes
-    lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
     def forget_listing(self) -> None:
         """Let the next look-up ask the store."""
         self.entries = None
         self.listed_s = float("-inf")
+        self.doubts += 1
+        self.doubted_s = trio.current_time()
 
     def gate(self, name: str) -> trio.Event | None:
         """Return what a new file of a name must wait for before it is stored.
@@ -109,6 +114,24 @@ class Directory:
 
 class Node:
     """One name."""
+
+    __slots__ = (
+        "atime_ns",
+        "attributes",
+        "checked_s",
+        "content",
+        "detached",
+        "directory",
+        "file",
+        "inode",
+        "lookups",
+        "move",
+        "name",
+        "on_committed",
+        "pages_of",
+        "parent",
+        "renewed",
+    )  # there may be as many as the kernel has in its cache
 
     def __init__(
         self,
@@ -224,9 +247,17 @@ class Inodes:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __iter__(self) -> Iterator[Node]:
+        """Yield the nodes, the oldest first."""
+        return iter(self._nodes.values())
+
     def get(self, inode: Inode) -> Node:
         """Return a node that the kernel knows."""
         return self._nodes[inode]
+
+    def changed(self) -> list[Node]:
+        """Return the directories in which this mount has changed a name, as far as that counts."""
+        return [node for node in self if node.directory is not None and node.directory.changes]
 
     def add(
         self, parent: Node, name: str, attributes: Attributes, file: FileVersion | None
