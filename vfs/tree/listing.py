@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 KEPT_ENTRIES = 20_000
 """Largest listing that is kept: some 10 MB. A larger directory is streamed."""
-LISTED_ENTRIES = 100_000
-"""Names in all listings that are kept, with their attributes: some 60 MB."""
+LISTED_ENTRIES = 60_000
+"""Names in all listings that are kept, with their attributes: some 25 MB."""
 LISTING_ENTRIES = 8
 """What a listing takes up besides its names, in names."""
 MISSING_NAMES = 10_000
@@ -64,7 +64,7 @@ class Listings:
         self._loads: Flights[tuple[Inode, bool, float], None] = Flights()
         self._finds: Flights[tuple[Inode, str], tuple[Entry | None, float]] = Flights()
         self._kept: OrderedDict[Inode, tuple[Node, int]] = OrderedDict()  # listings and sizes
-        self._kept_entries = 0
+        self.kept_entries = 0  # names in them, each with its listing's share
         self._missing: OrderedDict[tuple[Inode, str], float] = OrderedDict()  # when it was asked
         self._swept_s = -math.inf
 
@@ -105,7 +105,8 @@ class Listings:
         """
         directory = directory_of(parent)
         change = directory.changes.get(name)
-        since_s = max(directory.listed_s, self._missing.get((parent.inode, name), -math.inf))
+        listed_s = directory.listed_s if directory.entries is not None else -math.inf
+        since_s = max(listed_s, self._missing.get((parent.inode, name), -math.inf))
         if change is not None:
             since_s = trio.current_time() if change.pending else change.at_s
         most_s = min(self.negative_ttl_s, self.ttl_s)
@@ -261,9 +262,9 @@ class Listings:
         self._let_go(parent.inode)
         count += LISTING_ENTRIES + len(self._sidecars.of(parent.key).entries)
         self._kept[parent.inode] = parent, count
-        self._kept_entries += count
+        self.kept_entries += count
         for inode, (node, _) in list(self._kept.items()):
-            if self._kept_entries <= LISTED_ENTRIES:
+            if self.kept_entries <= LISTED_ENTRIES:
                 break
             directory = directory_of(node)
             if node is parent or directory.streams:
@@ -274,7 +275,7 @@ class Listings:
 
     def _let_go(self, inode: Inode) -> None:
         _, count = self._kept.pop(inode, (None, 0))
-        self._kept_entries -= count
+        self.kept_entries -= count
 
     def _sweep(self) -> None:
         """Forget changes that count no more, and nodes that only they have kept."""

@@ -43,14 +43,18 @@ class Namespace:
         self._context = context
         self.graves = Graves(context)
 
-    async def lookup(self, parent: Node, name: str) -> Node:
-        """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
+    async def find(self, parent: Node, name: str) -> Node | None:
+        """Return the node of a name, None when there is none. Errors: NameTooLongError."""
         if names.is_reserved(name) or not names.is_name(name):
             if len(names.encode(name)) > names.NAME_MAX_BYTES:
                 names.check_new(name)
-            raise NotFoundError("no such name", key=parent.key)
+            return None
         await parent.settled()
-        node = await self._context.listings.find(parent, name)
+        return await self._context.listings.find(parent, name)
+
+    async def lookup(self, parent: Node, name: str) -> Node:
+        """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
+        node = await self.find(parent, name)
         if node is None:
             raise NotFoundError("no such name", key=names.child(parent.key, name))
         return node

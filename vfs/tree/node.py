@@ -280,6 +280,22 @@ class Inodes:
             number += 1
         return Inode(number)
 
+    def idle(self, count: int) -> list[Node]:
+        """Return some names of files that only the kernel's cache keeps, and let them be the last.
+
+        Those of the longest standing. Directories are never among them: a program that works in
+        one could not tell any more where it is.
+        """
+        found: list[Node] = []
+        for node in self:
+            if len(found) == count:
+                break
+            if node.lookups and node.directory is None and not self._held(node):
+                found.append(node)
+        for node in found:
+            self._nodes[node.inode] = self._nodes.pop(node.inode)
+        return found
+
     def move(self, node: Node, parent: Node, name: str) -> None:
         """Hang a node elsewhere; an earlier node of that name is detached."""
         if node.parent is not None:
@@ -310,10 +326,12 @@ class Inodes:
                 del children[node.name]
             node = parent
 
+    def _needed(self, node: Node) -> bool:
+        return bool(node.lookups) or self._held(node)
+
     @staticmethod
-    def _needed(node: Node) -> bool:
-        if node.lookups:
-            return True
+    def _held(node: Node) -> bool:
+        """Tell whether a node is needed even if the kernel forgets it."""
         content = node.content
         if content is not None and (content.handles or content.needs_commit):
             return True
