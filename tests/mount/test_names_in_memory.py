@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.behind import BehindProxy
 from tests.support.mount import Directory, mounted, wait_until
+from tests.support.proxy import FaultProxy
+from tests.support.rgw import rgw
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -58,32 +61,63 @@ def test_the_kernel_keeps_the_pages_of_what_was_written_here(store):
         assert mount.sha256("file") == store.sha256("file")
 
 
-def listings(mount) -> int:
-    return mount.status()["stores"][0]["requests"]
+@pytest.fixture
+def counted():
+    """A bucket behind a proxy that counts what is asked of it."""
+    with FaultProxy(rgw().endpoint) as proxy, rgw().bucket() as name:
+        yield BehindProxy(rgw(), name, proxy=proxy)
 
 
+def asked(bucket, *operations: str) -> int:
+    return bucket.proxy.count(*operations)
+
+
+@pytest.mark.rgw
 @pytest.mark.promise("S-name-16")
-def test_fifty_processes_that_list_a_cold_directory_cost_one_listing(store):
+def test_fifty_processes_that_list_a_cold_directory_cost_one_listing(counted):
     for number in range(40):
-        store.put(f"dir/file-{number}", b"x")
-    with mounted(store, "metadata_ttl=60s") as mount:
-        before = listings(mount)
-        counts = mount.sh("for n in $(seq 50); do ls -l dir | wc -l & done; wait").split()
-        assert counts == ["41"] * 50
-        # The root, the directory, and what a look at the attributes of either may cost.
-        assert listings(mount) - before <= 4
+        counted.put(f"dir/file-{number}", b"x")
+    with mounted(counted, "metadata_ttl=60s") as mount:
+        mount.sh("stat dir")
+        before = asked(counted, "ListObjects"), asked(counted, "HeadObject", "GetObject")
+        lines = mount.sh("for n in $(seq 50); do ls -l dir | wc -l & done; wait").split()
+        assert lines == ["41"] * 50
+        assert asked(counted, "ListObjects") - before[0] == 1
+        assert asked(counted, "HeadObject", "GetObject") == before[1]
 
 
+@pytest.mark.rgw
 @pytest.mark.promise("S-name-17")
-def test_what_is_not_there_is_not_asked_for_again_while_that_may_be_believed(store):
-    store.put("dir/file", b"x")
-    with mounted(store, "metadata_ttl=60s", "negative_ttl=30s") as mount:
+def test_what_is_not_there_is_not_asked_for_again_while_that_may_be_believed(counted):
+    counted.put("dir/file", b"x")
+    with mounted(counted, "metadata_ttl=60s", "negative_ttl=30s") as mount:
         mount.sh("! stat dir/missing 2>&1")
-        before = listings(mount)
+        before = asked(counted, "ListObjects", "HeadObject")
         mount.sh("for n in $(seq 50); do ! stat dir/missing dir/other-$n 2>&1; done")
-        assert listings(mount) == before
+        assert asked(counted, "ListObjects", "HeadObject") == before
         mount.sh("echo here > dir/missing; grep -q here dir/missing; mkdir dir/other-1")
         assert sorted(mount.sh("ls dir").split()) == ["file", "missing", "other-1"]
+
+
+@pytest.mark.rgw
+@pytest.mark.promise("S-name-19")
+def test_names_are_not_asked_for_again_after_a_restart(counted):
+    for number in range(40):
+        counted.put(f"dir/file-{number}", b"x")
+    with mounted(counted, "metadata_ttl=1h", "cache_size=64M") as mount:
+        mount.sh("chmod 600 dir/file-7; ls -l dir")
+        mount.remount(fresh=False)
+        mount.sh("ls -l dir; mv dir/file-8 dir/moved; mkdir dir/made")
+        mount.remount(fresh=False)
+        before = asked(counted, "ListObjects")
+        shown = mount.sh("ls dir").split()
+        assert asked(counted, "ListObjects") - before == 1  # it was changed
+        assert set(shown) == {"made", "moved"} | {f"file-{n}" for n in range(40) if n != 8}
+        mount.remount(fresh=False)
+        before = asked(counted, "ListObjects", "HeadObject", "GetObject")
+        assert mount.sh("ls dir").split() == shown
+        assert mount.sh("stat -c %a dir/file-7").strip() == "600"
+        assert asked(counted, "ListObjects", "HeadObject", "GetObject") == before
 
 
 @pytest.mark.promise("S-name-17")
