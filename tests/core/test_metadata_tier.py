@@ -204,6 +204,12 @@ async def test_names_and_attributes_are_not_asked_for_again_after_a_restart(
             await shell.write(f"d/f{number}", b"x", mode=0o600)
     async with shell_on(store, tmp_path, *HOUR, **CACHE) as shell:
         assert len(await shell.ls("d")) == 20
+        await shell.chmod("d/f3", 0o640)
+    async with shell_on(store, tmp_path, *HOUR, **CACHE) as shell:
+        assert await shell.mode("d/f3") == 0o640
+        await shell.chmod("d/f3", 0o600)
+    async with shell_on(store, tmp_path, *HOUR, **CACHE) as shell:
+        assert len(await shell.ls("d")) == 20
     for _ in range(2):
         store.forget()
         async with shell_on(store, tmp_path, *HOUR, **CACHE) as shell:
@@ -431,6 +437,26 @@ async def test_directories_without_names_count_too(tmp_path, monkeypatch):
         listed = [n for n in shell.fs.context.inodes if n.directory and n.directory.entries == {}]
         assert len(listed) <= 100
     assert LISTED_ENTRIES >= 20_000  # what one directory may have is never more than all may
+
+
+async def test_attributes_changed_here_win_over_pages_from_before(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "LISTED_ENTRIES", 10)
+    for number in range(5):
+        await put(store._inner, f"d{number}/file", b"x")
+    async with shell_on(store, tmp_path, *HOUR, **CACHE) as shell:
+        for mode in (0o600, 0o640, 0o755):
+            for number in range(5):
+                await shell.chmod(f"d{number}/file", mode)
+                await shell.chmod(f"d{number}", mode | 0o100)
+            await shell.drain()
+            for node in list(shell.fs.context.inodes):
+                shell.fs.context.inodes.reap(node)
+            for number in range(5):
+                assert await shell.mode(f"d{number}/file") == mode
+                assert await shell.mode(f"d{number}") == mode | 0o100
+                assert [
+                    node.attributes.mode & 0o777 for node in await shell.nodes(f"d{number}")
+                ] == [mode]
 
 
 async def test_what_was_let_go_shows_the_same_attributes_again(store, tmp_path, monkeypatch):

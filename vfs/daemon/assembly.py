@@ -175,6 +175,7 @@ def _make_context(
 ) -> Context:
     tree = config.tree
     journal.on_directory_moved = pages.void
+    journal.sidecars.on_changed = pages.touch
     defaults = Defaults(tree.uid, tree.gid, tree.umask, wall_ns())
     inodes = Inodes(defaults.directory())
     return Context(

@@ -294,6 +294,11 @@ class Listings:
                         self._inodes.reap(change.node)
             self._inodes.reap(node)
 
+    def doubt(self, parent: Node) -> None:
+        """Let the next look-up in a directory ask the store."""
+        directory_of(parent).forget_listing()
+        self.pages.touch(parent.key)
+
     def void(self, directory: Key) -> None:
         """Believe no listing of a directory that was made, removed or renamed, nor below it."""
         self.pages.void(directory)

@@ -5,11 +5,12 @@ the disk pages outlive the process, where `metadata_ttl` is long enough to gain 
 when the store was asked for it, and who wants a younger one asks.
 
 A page knows nothing of what this mount has changed later: names, which the tree lays over it until
-`metadata_ttl` has passed, and directories that were made, removed or renamed, below which no older
-page counts. Both are written beside the pages when the mount ends, for the next one; when it had no
-time for that no page of it is believed.
+`metadata_ttl` has passed, attributes, and directories that were made, removed or renamed, below
+which no older page counts. All are written beside the pages when the mount ends, for the next one;
+when it had no time for that no page of it is believed.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ RECENT_PAGES = 32
 a directory is too large."""
 LASTING_TTL_S = 10.0
 """A shorter `metadata_ttl` is over before a restart has gained by it: nothing is written then."""
+
+PRUNE_NOTES = 1_000
+"""Changes are looked through when there are so many more."""
 
 _NS = 1_000_000_000
 
@@ -71,6 +75,7 @@ class _Changes(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    at_ns: int  # when this was written: all of it, and all pages, are older
     names: dict[Key, int]  # in these directories
     trees: dict[Key, int]  # these directories with all that is below
 
@@ -87,9 +92,12 @@ class Pages:
         self._wall_ns = wall_ns
         self._recent: OrderedDict[tuple[Key, str], Listed] = OrderedDict()
         self._flights: Flights[tuple[Key, str], Listed] = Flights()
+        self._names: dict[Key, float] = {}  # when something in them was changed here
         self._trees: dict[Key, float] = {}  # when they were made, removed or renamed here
         self._found: object = None
-        self._earlier = _Changes(names={}, trees={})
+        self._earlier = _Changes(at_ns=0, names={}, trees={})
+        # One relation for the whole mount: a clock that is set changes no order.
+        self._began_ns, self._began_s = wall_ns(), trio.current_time()
 
     async def page(self, directory: Key, cursor: str | None, since_s: float) -> Listed:
         """Return a page that the store was asked for later than `since_s`. Errors: of the store."""
@@ -106,7 +114,7 @@ class Pages:
 
     async def _get(self, at: tuple[Key, str], since_s: float) -> Listed:
         directory, cursor = at
-        listed = await self._recall(at)
+        listed = await self._recall(at) if since_s < trio.current_time() else None
         if listed is None or listed.asked_s <= since_s:
             asked_s = trio.current_time()
             page = await self.layout.list(directory, cursor or None)
@@ -134,10 +142,12 @@ class Pages:
             page = _Page.model_validate(found)
         except ValidationError:
             return None
-        asked_s = self._since_start(page.asked_ns)
+        now_s, asked_s = trio.current_time(), self._clock(page.asked_ns)
         # A clock that was set back makes it a page of the future: nobody knows how old it is.
-        if asked_s > trio.current_time() or asked_s <= self._voided_earlier_s(at[0]):
+        if asked_s > now_s or asked_s <= self._voided_earlier_s(at[0]):
             return None
+        # While the machine slept only the wall clock went on.
+        asked_s = min(asked_s, now_s - (self._wall_ns() - page.asked_ns) / _NS)
         return Listed(_decode(at[0], page), asked_s)
 
     async def _remember(self, at: tuple[Key, str], listed: Listed) -> None:
@@ -147,60 +157,85 @@ class Pages:
             await kept.put_json(_key(at), page.model_dump(), self._ttl_s)
 
     def _wall(self, time_s: float) -> int:
-        return self._wall_ns() - int((trio.current_time() - time_s) * _NS)
+        return self._began_ns + int((time_s - self._began_s) * _NS)
 
-    def _since_start(self, time_ns: int) -> float:
-        return trio.current_time() - (self._wall_ns() - time_ns) / _NS
+    def _clock(self, time_ns: int) -> float:
+        return self._began_s + (time_ns - self._began_ns) / _NS
 
     # What makes pages wrong
 
+    def touch(self, directory: Key) -> None:
+        """Believe no page of a directory that was asked for before now."""
+        self._names = self._note(self._names, directory)
+        for at in [at for at in self._recent if at[0] == directory]:
+            del self._recent[at]
+
     def void(self, directory: Key) -> None:
-        """Believe no page of a directory, or of one below it, that was asked for before now."""
-        now = trio.current_time()
-        # Older pages are of no use to anybody.
-        self._trees = {key: at for key, at in self._trees.items() if now - at < self._ttl_s}
-        self._trees[directory] = now
+        """Believe no page of a directory, nor of one above or below it, asked for before now."""
+        self.touch(Key(directory.rpartition("/")[0]))
+        self._trees = self._note(self._trees, directory)
         prefix = names.as_prefix(directory)
         for at in list(self._recent):
             if at[0] == directory or at[0].startswith(prefix):
                 del self._recent[at]
 
+    def _note(self, times: dict[Key, float], directory: Key) -> dict[Key, float]:
+        now = trio.current_time()
+        times[directory] = now
+        if len(times) % PRUNE_NOTES == 0:  # older pages are of no use to anybody
+            return {key: at for key, at in times.items() if now - at < self._ttl_s}
+        return times
+
     def _voided_s(self, directory: Key) -> float:
         """Return when the last change was made here that makes older pages of a directory wrong."""
+        changed_s = self._names.get(directory, -math.inf)
         if not self._trees:
-            return float("-inf")
-        return max(self._trees.get(above, float("-inf")) for above in _above(directory))
+            return changed_s
+        above = (self._trees.get(key, -math.inf) for key in _above(directory))
+        return max(changed_s, *above)
 
     def _voided_earlier_s(self, directory: Key) -> float:
         """Return the same of earlier mounts."""
         earlier = self._changes_found()
         times = [earlier.names.get(directory), *map(earlier.trees.get, _above(directory))]
-        return max((self._since_start(at) for at in times if at is not None), default=float("-inf"))
+        return max((self._clock(at) for at in times if at is not None), default=-math.inf)
 
     def _changes_found(self) -> _Changes:
         found = self._kept.found if self._kept is not None else None
         if found is not self._found:
             self._found = found
             try:
-                self._earlier = _Changes.model_validate(found)
-            except ValidationError:
-                now = self._wall_ns()  # nothing is believed
-                self._earlier = _Changes(names={}, trees={Key(""): now})
+                earlier = _Changes.model_validate(found)
+            except ValidationError:  # nothing is believed
+                earlier = _Changes(at_ns=0, names={}, trees={Key(""): self._wall_ns()})
+            if earlier.at_ns > self._began_ns:  # a clock was set back: no order is known
+                earlier.trees[Key("")] = earlier.at_ns
+            self._earlier = earlier
         return self._earlier
 
     def seal(self, changed: Mapping[Key, float]) -> None:
         """Let the next mount believe the pages on the disk, but for what was changed, and when."""
         if self._kept is None:
             return
-        oldest = self._wall(trio.current_time() - self._ttl_s)
+        now_s = trio.current_time()
+        # Of changes before that nothing is known any more; a longer `metadata_ttl` would ask.
+        oldest = self._wall(now_s - self._ttl_s)
         earlier = self._changes_found()
-        in_names = earlier.names | {key: self._wall(at) for key, at in changed.items()}
-        trees = earlier.trees | {key: self._wall(at) for key, at in self._trees.items()}
+        here = (*self._names.items(), *changed.items())
+        in_names, trees = dict(earlier.names), {Key(""): oldest}
+        for key, at_s in here:
+            in_names[key] = max(self._wall(at_s), in_names.get(key, 0))
+        for key, at in (
+            *earlier.trees.items(),
+            *((k, self._wall(t)) for k, t in self._trees.items()),
+        ):
+            trees[key] = max(at, trees.get(key, 0))
         self._kept.seal(
-            {
-                "names": {key: at for key, at in in_names.items() if at > oldest},
-                "trees": {key: at for key, at in trees.items() if at > oldest},
-            }
+            _Changes(
+                at_ns=self._wall(now_s),
+                names={key: at for key, at in in_names.items() if at > oldest},
+                trees={key: at for key, at in trees.items() if at >= oldest},
+            ).model_dump()
         )
 
 

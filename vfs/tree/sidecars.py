@@ -86,6 +86,8 @@ class Sidecars:
         self._read_only = read_only
         self._known: dict[Key, Sidecar] = {}
         self._sequence = 0
+        # Called with a directory when the attributes in it are changed, here and then in the store.
+        self.on_changed: Callable[[Key], None] = lambda _directory: None
         # Called with a directory and the highest sequence of its changes that are stored.
         self.on_stored: Callable[[Key, int], None] = lambda _directory, _sequence: None
 
@@ -209,6 +211,7 @@ class Sidecars:
         self._sequence += 1  # above every number seen: see _load and replay
         entry = SidecarEntry(self._sequence, attributes)
         sidecar.pending[name] = entry
+        self.on_changed(directory)
         return self._record(directory, name, entry)
 
     @staticmethod
@@ -300,6 +303,7 @@ class Sidecars:
         if alive or sidecar.shards:  # else an empty object would make a directory of nothing
             sidecar.shards = await self._write_shards(sidecar, alive, changes)
         # No await from here on: what is stored and what is pending change together.
+        self.on_changed(sidecar.directory)
         sidecar.entries = alive
         for name, entry in changes.items():
             if sidecar.pending.get(name) is entry:
