@@ -5,18 +5,25 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.support.cached import Source, opened
+from tests.support.faulty import FaultyStore
+from vfs.cache.disk.metadata import MetadataCache
 from vfs.daemon.known import FORMAT_VERSION, recall, remember
 from vfs.errors import CorruptError, MetadataError
 from vfs.layout.digest import decode as decode_digest
 from vfs.layout.digest import encode as encode_digest
+from vfs.layout.plain import PlainLayout
 from vfs.runtime import read_record
 from vfs.stage.budget import StageBudget
 from vfs.stage.directory import Stage
 from vfs.stage.records import RecordLog, read_log
-from vfs.store.base import Features
+from vfs.store.base import Features, ObjectVersion
+from vfs.store.memory import MemoryStore
+from vfs.tree.pages import Pages
 from vfs.tree.sidecar import decode_entry, decode_sidecar, encode_sidecar
+from vfs.values import Key, Version
 
 V1 = Path(__file__).parent / "v1"
 
@@ -175,3 +182,45 @@ async def test_a_cache_of_a_newer_version_is_left_untouched(tmp_path, expect_log
     async with opened(tmp_path / "cache", Source(1, 100), block=4096) as reader:
         assert await reader.asked() == 100
     assert (tmp_path / "cache" / "index.db").read_bytes() == index
+
+
+async def test_metadata_of_version_1_is_read_without_asking_the_store(tmp_path):
+    shutil.copytree(V1 / "metadata", tmp_path / "metadata")
+    told_ns, now_ns = 1_764_000_000 * 10**9, 1_764_000_100 * 10**9
+    kept = MetadataCache(tmp_path / "metadata")
+    kept.open()
+    try:
+        store = FaultyStore(MemoryStore())
+        pages = Pages(PlainLayout(store), kept, ttl_s=3600.0, wall_ns=lambda: now_ns)
+        listed = await pages.page(Key("vm"), None, trio.current_time() - 3600.0)
+        assert trio.current_time() - listed.asked_s == pytest.approx(
+            (now_ns - told_ns) / 1e9, abs=5
+        )
+        disk, sub = listed.page.entries
+        assert disk.file is not None
+        assert (disk.name, disk.file.size) == ("caf\U0010ffe9.raw", 12_582_912)
+        assert disk.file.pin == ObjectVersion(
+            Key("vm/caf\U0010ffe9.raw"), Version("9b2c-3"), "id-1"
+        )
+        assert (sub.name, sub.is_directory) == ("sub", True)
+        assert [one.key for one in listed.page.sidecars] == ["vm/.vfs.attrs"]
+        assert listed.page.marker
+        assert store.calls == []
+        await pages.page(Key("changed"), None, trio.current_time() - 3600.0)
+        assert store.count("list", "changed/") == 1
+        assert await kept.get_bytes("object\0vm/.vfs.attrs\0007") == b"attributes"
+    finally:
+        kept.close()
+
+
+async def test_metadata_of_a_newer_version_is_not_believed(tmp_path):
+    shutil.copytree(V1 / "metadata", tmp_path / "metadata")
+    sealed = tmp_path / "metadata" / "sealed"
+    sealed.write_text(sealed.read_text().replace('"version": 1', '"version": 2', 1))
+    kept = MetadataCache(tmp_path / "metadata")
+    kept.open()
+    try:
+        assert kept.found is None
+        assert await kept.get_bytes("object\0vm/.vfs.attrs\0007") is None
+    finally:
+        kept.close()

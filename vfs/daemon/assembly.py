@@ -24,7 +24,6 @@ from vfs.daemon.known import recall, remember
 from vfs.errors import BusyError
 from vfs.file.committer import Committer, open_committer
 from vfs.fuse.session import device_of
-from vfs.layout.base import Layout
 from vfs.layout.digests import Digests
 from vfs.layout.plain import PlainLayout
 from vfs.metrics import Metrics
@@ -44,6 +43,7 @@ from vfs.tree.filesystem import FileSystem, make_filesystem
 from vfs.tree.journal import Journal
 from vfs.tree.listing import Listings
 from vfs.tree.node import Inodes
+from vfs.tree.pages import Pages
 from vfs.tree.recovery import carry_out, recover
 from vfs.tree.replay import take_up
 from vfs.tree.resumption import Resumption
@@ -107,7 +107,10 @@ async def open_tree(
         records = stage.names.open()
         digests = None if config.tree.ro else Digests(store)
         tree = config.tree
-        sidecars = Sidecars(store, enabled=tree.attributes == "sidecar", read_only=tree.ro)
+        kept = disk.metadata if disk is not None else None
+        sidecars = Sidecars(
+            store, enabled=tree.attributes == "sidecar", read_only=tree.ro, kept=kept
+        )
         journal = Journal(stage, sidecars)
         uploads = await stack.enter_async_context(open_uploads(store, journal))
         layout = PlainLayout(
@@ -128,7 +131,8 @@ async def open_tree(
         )
         stage.budget.on_pressure = lambda: _relieve(stage, committer)
         committer.on_progress = stage.budget.progress
-        context = _make_context(layout, journal, stage, config, fetcher, committer)
+        pages = Pages(layout, kept, ttl_s=tree.metadata_ttl, wall_ns=wall_ns)
+        context = _make_context(pages, journal, stage, config, fetcher, committer)
         unfinished = journal.replay(records)
         fs = make_filesystem(context)
         root = context.inodes.root
@@ -142,6 +146,7 @@ async def open_tree(
             nursery.start_soon(resumption.run, partial(carry_out, fs))
         yield Mount(fs, store, metrics, cache, disk, conflicts, uploads, digests)
         nursery.cancel_scope.cancel()
+    context.listings.seal()
 
 
 async def _resume(
@@ -166,7 +171,7 @@ def _relieve(stage: Stage, committer: Committer) -> None:
 
 
 def _make_context(
-    layout: Layout,
+    pages: Pages,
     journal: Journal,
     stage: Stage,
     config: Config,
@@ -174,13 +179,15 @@ def _make_context(
     committer: Committer,
 ) -> Context:
     tree = config.tree
+    journal.on_directory_moved = pages.void
+    journal.sidecars.on_changed = pages.touch
     defaults = Defaults(tree.uid, tree.gid, tree.umask, wall_ns())
     inodes = Inodes(defaults.directory())
     return Context(
-        layout=layout,
+        layout=pages.layout,
         inodes=inodes,
         listings=Listings(
-            layout,
+            pages,
             inodes,
             journal.sidecars,
             defaults,

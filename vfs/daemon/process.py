@@ -25,6 +25,7 @@ from vfs.daemon.warming import Warming
 from vfs.errors import InvalidError, VfsError
 from vfs.fuse import session
 from vfs.fuse.ops import Operations
+from vfs.fuse.trim import Trimmer
 from vfs.log import set_level
 from vfs.runtime import (
     EXIT_DIRTY,
@@ -108,6 +109,7 @@ class _Daemon:
         async with open_tasks() as nursery:
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(self._uploader.run)
+            nursery.start_soon(Trimmer(self._context.inodes).run)
             if self._mount.digests is not None:
                 nursery.start_soon(self._mount.digests.run)
             nursery.start_soon(self._become_ready, ready)

@@ -86,6 +86,14 @@ def entry_attributes(node: Node, name_s: float, attributes_s: float) -> pyfuse3.
     return entry
 
 
+def no_entry(name_s: float) -> pyfuse3.EntryAttributes:
+    """Return that there is no such name, which the kernel may believe for so many seconds."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = name_s
+    return entry
+
+
 def attribute_change(
     fields: pyfuse3.SetattrFields, attr: pyfuse3.EntryAttributes
 ) -> AttributeChange:

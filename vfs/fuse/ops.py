@@ -21,7 +21,14 @@ from pyfuse3 import (
 from typing_extensions import override
 
 from vfs import names
-from vfs.fuse.convert import access_mode, attribute_change, caller, entry_attributes, reply
+from vfs.fuse.convert import (
+    access_mode,
+    attribute_change,
+    caller,
+    entry_attributes,
+    no_entry,
+    reply,
+)
 from vfs.tree.filesystem import FileSystem
 from vfs.tree.node import Node
 from vfs.values import HandleId, Inode
@@ -60,7 +67,10 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         async with reply("lookup"):
-            node = await self._fs.namespace.lookup(self._node(parent_inode), names.decode(name))
+            parent, wanted = self._node(parent_inode), names.decode(name)
+            node = await self._fs.namespace.find(parent, wanted)
+            if node is None:
+                return no_entry(self._fs.context.listings.absent_s(parent, wanted))
             return self._found(node)
 
     @override

@@ -34,7 +34,10 @@ class TreeConfig(Section):
     )
     metadata_ttl: Duration = Field(
         5.0,
-        description="How long names and attributes may be answered from memory; 0 to ask always.",
+        description=(
+            "How long names and attributes may be believed, counted from when the store was asked;"
+            " 0 to ask always. From 10s on also across restarts, if there is a cache on disk."
+        ),
         examples=["5s"],
     )
     negative_ttl: Duration = Field(

@@ -44,7 +44,7 @@ class Conflicts:
         node.detach()
         directory = directory_of(parent)
         directory.changes.pop(name, None)
-        directory.forget_listing()
+        self._context.listings.doubt(parent)
         self.active += 1
         self._nursery.start_soon(self._keep, content, node)
 
@@ -77,7 +77,7 @@ class Conflicts:
         directory = directory_of(move.parent)
         directory.leaving.pop(move.name, None)
         directory.changes.pop(move.name, None)
-        directory.listed_s = float("-inf")
+        self._context.listings.doubt(move.parent)
         move.over.set()
         await self._context.journal.done(move.number)
 
@@ -108,7 +108,7 @@ class Conflicts:
                 node.key,
                 candidate,
             )
-            directory_of(parent).listed_s = float("-inf")
+            self._context.listings.doubt(parent)
             await content.journal.forget()
             return
 

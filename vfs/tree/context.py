@@ -108,7 +108,9 @@ class Context:
 
     def drop_attributes(self, parent: Node, name: str) -> None:
         """Queue the removal of a name's attributes."""
-        if self.sidecars.of(parent.key).get(name) is not None:
+        sidecar = self.sidecars.of(parent.key)
+        # One that is not in memory may have something of the name.
+        if not sidecar.is_loaded or sidecar.get(name) is not None:
             with suppress(MetadataError):
                 self.journal.append(self.sidecars.change(parent.key, name, None))
 

@@ -123,13 +123,12 @@ class Files:
             self._doubt(handle.node)
             raise
 
-    @staticmethod
-    def _doubt(node: Node) -> None:
+    def _doubt(self, node: Node) -> None:
         """Let the next open ask the store, which has another version than the one last seen."""
         node.checked_s = float("-inf")
         if node.parent is not None:
             directory = directory_of(node.parent)
-            directory.forget_listing()
+            self._context.listings.doubt(node.parent)
             change = directory.changes.get(node.name)
             if change is not None and change.node is node and not change.pending:
                 del directory.changes[node.name]

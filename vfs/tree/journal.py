@@ -9,7 +9,7 @@ uploads in parts that are neither finished nor aborted (`upload`). Decisions and
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from vfs.errors import VfsError
@@ -30,6 +30,8 @@ class Journal:
         self._pending: dict[int, dict[str, Value]] = {}
         self._ids = itertools.count(1)
         sidecars.on_stored = self._stored
+        # Called with a directory's old key and with its new one, before and after it moves.
+        self.on_directory_moved: Callable[[Key], None] = lambda _directory: None
 
     def _stored(self, directory: Key, sequence: int) -> None:
         self._stage.names.append({"op": "stored", "dir": directory, "seq": sequence})
@@ -63,7 +65,13 @@ class Journal:
         record: dict[str, Value] = {**fields, "op": op, "id": number}
         self._pending[number] = record
         self._stage.names.append(record)
+        self._tell(record)
         return number
+
+    def _tell(self, record: Mapping[str, Value]) -> None:
+        if record.get("op") == "move_directory":
+            for directory in ("source", "target"):
+                self.on_directory_moved(Key(str(record.get(directory))))
 
     async def done(self, number: int) -> None:
         """Note that a decision is carried out; lost in a crash, it is carried out once more."""
@@ -72,8 +80,10 @@ class Journal:
 
     def end(self, number: int) -> bool:
         """Queue that nothing is left to be done; False when it is known already."""
-        if self._pending.pop(number, None) is None:
+        record = self._pending.pop(number, None)
+        if record is None:
             return False
+        self._tell(record)
         self._stage.names.append({"op": "done", "id": number})
         return True
 

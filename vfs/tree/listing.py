@@ -3,26 +3,42 @@
 The first look-up in a directory lists it: one request answers that look-up and all others for
 `metadata_ttl`, and brings the versions of the attribute sidecars along. A directory with more than
 a page of names is asked name by name, unless it has just been listed whole for `ls`.
+
+Memory is bounded: of all listings those stay that were taken last, and none of a directory that is
+larger than `KEPT_ENTRIES`.
 """
 
 import logging
 import math
+from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 
 import trio
 
 from vfs import names
 from vfs.errors import WrongKindError
-from vfs.layout.base import DirectoryPage, Entry, FileVersion, Layout
+from vfs.layout.base import DirectoryPage, Entry, FileVersion
 from vfs.store.base import ObjectInfo
 from vfs.tree.attributes import Attributes, Defaults, effective
+from vfs.tree.flights import Flights
 from vfs.tree.node import Directory, Inodes, Node
+from vfs.tree.pages import Pages
 from vfs.tree.sidecars import Sidecars
+from vfs.values import Inode, Key
 
 log = logging.getLogger(__name__)
 
 KEPT_ENTRIES = 20_000
 """Largest listing that is kept: some 10 MB. A larger directory is streamed."""
+LISTED_ENTRIES = 60_000
+"""Names in all listings that are kept, with their attributes: some 25 MB."""
+LISTING_ENTRIES = 8
+"""What a listing takes up besides its names, in names."""
+MISSING_NAMES = 10_000
+"""Names of large directories of which it is known that they are not there."""
+SWEEP_S = 60.0
+"""How often changes that count no more are looked for."""
 
 
 class Listings:
@@ -30,7 +46,7 @@ class Listings:
 
     def __init__(
         self,
-        layout: Layout,
+        pages: Pages,
         inodes: Inodes,
         sidecars: Sidecars,
         defaults: Defaults,
@@ -38,12 +54,19 @@ class Listings:
         ttl_s: float,
         negative_ttl_s: float,
     ) -> None:
-        self._layout = layout
+        self._layout = pages.layout
         self._inodes = inodes
         self._sidecars = sidecars
         self._defaults = defaults
+        self.pages = pages
         self.ttl_s = ttl_s
         self.negative_ttl_s = negative_ttl_s
+        self._loads: Flights[tuple[Inode, bool, float], None] = Flights()
+        self._finds: Flights[tuple[Inode, str], tuple[Entry | None, float]] = Flights()
+        self._kept: OrderedDict[Inode, tuple[Node, int]] = OrderedDict()  # listings and sizes
+        self.kept_entries = 0  # names in them, each with its listing's share
+        self._missing: OrderedDict[tuple[Inode, str], float] = OrderedDict()  # when it was asked
+        self._swept_s = -math.inf
 
     def own(self, parent: Node, name: str, asked_s: float = math.inf) -> tuple[bool, Node | None]:
         """Return whether our own change decides a name, and the node that it gives it.
@@ -75,11 +98,26 @@ class Listings:
         since_s = node.checked_s if change is None else max(node.checked_s, change.at_s)
         return min(max(self.ttl_s - (trio.current_time() - since_s), 0.0), self.ttl_s)
 
+    def absent_s(self, parent: Node, name: str) -> float:
+        """Return for how long the kernel may believe that there is no such name.
+
+        Never more than `negative_ttl` after the store was asked.
+        """
+        directory = directory_of(parent)
+        change = directory.changes.get(name)
+        listed_s = directory.listed_s if directory.entries is not None else -math.inf
+        since_s = max(listed_s, self._missing.get((parent.inode, name), -math.inf))
+        if change is not None:
+            since_s = trio.current_time() if change.pending else change.at_s
+        most_s = min(self.negative_ttl_s, self.ttl_s)
+        return min(max(most_s - (trio.current_time() - since_s), 0.0), most_s)
+
     async def find(self, parent: Node, name: str, *, max_age_s: float | None = None) -> Node | None:
         """Return the node of a name, made or brought up to date; None when there is no such name.
 
         `max_age_s` bounds how old the answer may be; the default is `metadata_ttl`.
         """
+        self._sweep()
         decided, node = self.own(parent, name)
         if decided:
             return node
@@ -99,7 +137,7 @@ class Listings:
             if gone is not None:
                 gone.detach()
             return None
-        listed_s = directory_of(parent).listed_s if self._is_listed(parent, entry) else None
+        listed_s = directory_of(parent).listed_s if self._is_listed(parent, entry) else asked_s
         return self.reconcile(parent, entry, listed_s)
 
     @staticmethod
@@ -119,8 +157,32 @@ class Listings:
                 found = self._listed(directory, name)
             if found is not None or directory.entries is not None:
                 return found
+        return await self._find(parent, name, age_s)
+
+    async def _find(self, parent: Node, name: str, age_s: float) -> Entry | None:
+        """Ask the store for one name, once however many want it; what is missing is remembered."""
+        at, directory = (parent.inode, name), directory_of(parent)
+        since_s = trio.current_time() - min(age_s, self.negative_ttl_s)
+        if self._missing.get(at, -math.inf) > max(since_s, directory.doubted_s):
+            return None
+        while True:
+            (entry, asked_s), mine = await self._finds.join(at, partial(self._ask, parent, name))
+            if mine or asked_s > max(since_s, directory.doubted_s):
+                break
+        self._missing.pop(at, None)
+        if entry is None:
+            self._missing[at] = asked_s
+            if len(self._missing) > MISSING_NAMES:
+                self._missing.popitem(last=False)
+            return None
+        # Last of all: nobody may let go of the attributes before they are used.
         await self._sidecars.refresh(parent.key, age_s)
-        return await self._layout.find(names.child(parent.key, name))
+        return entry
+
+    async def _ask(self, parent: Node, name: str) -> tuple[Entry | None, float]:
+        """Return what the store has of a name, and when it was asked."""
+        asked_s = trio.current_time()
+        return await self._layout.find(names.child(parent.key, name)), asked_s
 
     @staticmethod
     def _is_fresh(directory: Directory, age_s: float) -> bool:
@@ -138,6 +200,7 @@ class Listings:
             return node
         asked_s = trio.current_time()
         entry = await self._layout.find(names.child(parent.key, name))
+        self._missing.pop((parent.inode, name), None)
         if entry is not None:
             await self._sidecars.refresh(parent.key, self.ttl_s)
         decided, node = self.own(parent, name, asked_s)
@@ -146,34 +209,112 @@ class Listings:
         return self.reconcile(parent, entry)
 
     async def load(self, parent: Node, age_s: float, *, whole: bool) -> None:
-        """List a directory unless the last listing is young enough.
+        """List a directory unless the last listing is young enough; once for all who want it.
 
         Without `whole` only the first page; a directory that has more is marked as large.
         """
         directory = directory_of(parent)
-        async with directory.lock:
-            fresh = trio.current_time() - directory.listed_s < age_s
-            if fresh and directory.entries is not None:
+        since_s = trio.current_time() - age_s
+        while not self._is_loaded(directory, since_s, whole=whole):
+            work = partial(self._load, parent, max(since_s, directory.doubted_s), whole=whole)
+            _, mine = await self._loads.join((parent.inode, whole, age_s), work)
+            if mine:
                 return
-            began = trio.current_time()
-            entries: dict[str, Entry] = {}
-            sidecars: list[ObjectInfo] = []
-            hidden = 0
-            page = await self._layout.list(parent.key)
-            while True:
-                hidden += page.hidden
-                directory.has_marker |= page.marker
-                self._take(page, entries, sidecars)
-                if page.cursor is None or not whole or len(entries) > KEPT_ENTRIES:
-                    break
-                page = await self._layout.list(parent.key, page.cursor)
-            directory.large = page.cursor is not None or len(entries) > KEPT_ENTRIES // 20
-            if page.cursor is None:
-                await self._sidecars.adopt(parent.key, sidecars, began)
-                directory.entries, directory.listed_s = entries, began
-                self._report_hidden(parent, directory, hidden)
-            else:
-                directory.entries = None
+
+    @staticmethod
+    def _is_loaded(directory: Directory, since_s: float, *, whole: bool) -> bool:
+        if directory.listed_s <= since_s:
+            return False
+        return directory.entries is not None or (directory.huge if whole else directory.large)
+
+    async def _load(self, parent: Node, since_s: float, *, whole: bool) -> None:
+        directory = directory_of(parent)
+        doubts = directory.doubts
+        entries: dict[str, Entry] = {}
+        sidecars: list[ObjectInfo] = []
+        hidden, marker, cursor, asked_s = 0, False, None, math.inf
+        while True:
+            listed = await self.pages.page(parent.key, cursor, since_s)
+            asked_s, page = min(asked_s, listed.asked_s), listed.page
+            hidden += page.hidden
+            marker |= page.marker
+            self._take(page, entries, sidecars)
+            cursor = page.cursor
+            if cursor is None or not whole or len(entries) > KEPT_ENTRIES:
+                break
+        if cursor is None:
+            await self._sidecars.adopt(parent.key, sidecars, asked_s)
+        # No await from here on: the listing and what is told of it change together.
+        directory.has_marker |= marker
+        directory.large = cursor is not None or len(entries) > KEPT_ENTRIES // 20
+        directory.huge = cursor is not None and whole
+        directory.entries = None
+        if directory.doubts != doubts:
+            return  # it may be from before what it is doubted for
+        directory.listed_s = asked_s
+        if cursor is None:
+            directory.entries = entries
+            self._report_hidden(parent, directory, hidden)
+        self._keep(parent, len(entries) if cursor is None else 0)
+
+    def _keep(self, parent: Node, count: int) -> None:
+        """Take note of a listing, and let go of those that were taken first."""
+        self._let_go(parent.inode)
+        count += LISTING_ENTRIES + len(self._sidecars.of(parent.key).entries)
+        self._kept[parent.inode] = parent, count
+        self.kept_entries += count
+        for inode, (node, _) in list(self._kept.items()):
+            if self.kept_entries <= LISTED_ENTRIES:
+                break
+            directory = directory_of(node)
+            if node is parent or directory.streams:
+                continue
+            directory.entries, directory.listed_s = None, -math.inf
+            self._sidecars.let_go(node.key)
+            self._let_go(inode)
+
+    def _let_go(self, inode: Inode) -> None:
+        _, count = self._kept.pop(inode, (None, 0))
+        self.kept_entries -= count
+
+    def _sweep(self) -> None:
+        """Forget changes that count no more, and nodes that only they have kept."""
+        now = trio.current_time()
+        if now - self._swept_s < SWEEP_S:
+            return
+        self._swept_s = now
+        for node in self._inodes.changed():
+            directory = directory_of(node)
+            if directory.streams:
+                continue  # a reader tells by them what it has passed
+            for name, change in list(directory.changes.items()):
+                if not change.pending and now - change.at_s >= self.ttl_s:
+                    del directory.changes[name]
+                    if change.node is not None:
+                        self._inodes.reap(change.node)
+            self._inodes.reap(node)
+
+    def doubt(self, parent: Node) -> None:
+        """Let the next look-up in a directory ask the store."""
+        directory_of(parent).forget_listing()
+        self.pages.touch(parent.key)
+
+    def void(self, directory: Key) -> None:
+        """Believe no listing of a directory that was made, removed or renamed, nor below it."""
+        self.pages.void(directory)
+
+    def seal(self) -> None:
+        """Let the next mount believe what is kept on the disk, but for what was changed here."""
+        now = trio.current_time()
+        self.pages.seal(
+            {
+                node.key: max(
+                    now if change.pending else change.at_s
+                    for change in directory_of(node).changes.values()
+                )
+                for node in self._inodes.changed()
+            }
+        )
 
     @staticmethod
     def _take(page: DirectoryPage, entries: dict[str, Entry], sidecars: list[ObjectInfo]) -> None:

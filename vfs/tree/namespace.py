@@ -45,14 +45,18 @@ class Namespace:
         self.graves = Graves(context)
         self.doubts = Doubts(context)
 
-    async def lookup(self, parent: Node, name: str) -> Node:
-        """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
+    async def find(self, parent: Node, name: str) -> Node | None:
+        """Return the node of a name, None when there is none. Errors: NameTooLongError."""
         if names.is_reserved(name) or not names.is_name(name):
             if len(names.encode(name)) > names.NAME_MAX_BYTES:
                 names.check_new(name)
-            raise NotFoundError("no such name", key=parent.key)
+            return None
         await parent.settled()
-        node = await self._context.listings.find(parent, name)
+        return await self._context.listings.find(parent, name)
+
+    async def lookup(self, parent: Node, name: str) -> Node:
+        """Return the node of a name. Errors: NotFoundError, NameTooLongError."""
+        node = await self.find(parent, name)
         if node is None:
             raise NotFoundError("no such name", key=names.child(parent.key, name))
         return node
@@ -182,6 +186,7 @@ class Namespace:
         # Else it could be made, but neither described nor removed again.
         context.layout.check_key(names.child(key, names.LONGEST_SIDECAR))
         await context.layout.make_directory(key)
+        context.listings.void(key)
         attributes = context.new_attributes(parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
         node = context.inodes.add(parent, name, attributes, None)
         directory = directory_of(node)
@@ -204,6 +209,7 @@ class Namespace:
         await self.doubts.settle(node.key)
         await self.let_leave(node)
         await self.remove_directory(node)
+        context.listings.void(node.key)
         context.drop_attributes(parent, name)
         directory_of(parent).note(name, None, pending=False)
         node.detach()

@@ -75,6 +75,10 @@ class Directory:
     entries: dict[str, Entry] | None = None  # a complete listing, or None
     listed_s: float = float("-inf")  # when that listing began
     large: bool = False  # too large to be listed for a look-up
+    huge: bool = False  # too large to be kept whole
+    streams: int = 0  # open directories: the attributes of its names stay in memory
+    doubts: int = 0  # how often its listing was found to be wrong
+    doubted_s: float = float("-inf")  # when that was last
     hidden: int = 0  # keys that cannot be names, counted by the last listing
     changes: dict[str, Change] = field(default_factory=dict[str, Change])
     children: "dict[str, Node]" = field(default_factory=_no_children)
@@ -85,12 +89,13 @@ class Directory:
     """Old names of directories whose objects are still being moved; set when they have."""
     moving: trio.Event | None = None  # while its objects get other keys; set when they have
     has_marker: bool = False  # known to stay when its last child goes
-    lock: trio.Lock = field(default_factory=trio.Lock)  # one listing at a time
 
     def forget_listing(self) -> None:
         """Let the next look-up ask the store."""
         self.entries = None
         self.listed_s = float("-inf")
+        self.doubts += 1
+        self.doubted_s = trio.current_time()
 
     def gate(self, name: str) -> trio.Event | None:
         """Return what a new file of a name must wait for before it is stored.
@@ -112,6 +117,24 @@ class Directory:
 
 class Node:
     """One name."""
+
+    __slots__ = (
+        "atime_ns",
+        "attributes",
+        "checked_s",
+        "content",
+        "detached",
+        "directory",
+        "file",
+        "inode",
+        "lookups",
+        "move",
+        "name",
+        "on_committed",
+        "pages_of",
+        "parent",
+        "renewed",
+    )  # there may be as many as the kernel has in its cache
 
     def __init__(
         self,
@@ -239,9 +262,17 @@ class Inodes:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __iter__(self) -> Iterator[Node]:
+        """Yield the nodes, the oldest first."""
+        return iter(self._nodes.values())
+
     def get(self, inode: Inode) -> Node:
         """Return a node that the kernel knows."""
         return self._nodes[inode]
+
+    def changed(self) -> list[Node]:
+        """Return the directories in which this mount has changed a name, as far as that counts."""
+        return [node for node in self if node.directory is not None and node.directory.changes]
 
     def add(
         self, parent: Node, name: str, attributes: Attributes, file: FileVersion | None
@@ -263,6 +294,22 @@ class Inodes:
         while number <= ROOT_INODE or Inode(number) in self._nodes:
             number += 1
         return Inode(number)
+
+    def idle(self, count: int) -> list[Node]:
+        """Return some names of files that only the kernel's cache keeps, and let them be the last.
+
+        Those of the longest standing. Directories are never among them: a program that works in
+        one could not tell any more where it is.
+        """
+        found: list[Node] = []
+        for node in self:
+            if len(found) == count:
+                break
+            if node.lookups and node.directory is None and not self._held(node):
+                found.append(node)
+        for node in found:
+            self._nodes[node.inode] = self._nodes.pop(node.inode)
+        return found
 
     def move(self, node: Node, parent: Node, name: str) -> None:
         """Hang a node elsewhere; an earlier node of that name is detached."""
@@ -294,10 +341,12 @@ class Inodes:
                 del children[node.name]
             node = parent
 
+    def _needed(self, node: Node) -> bool:
+        return bool(node.lookups) or self._held(node)
+
     @staticmethod
-    def _needed(node: Node) -> bool:
-        if node.lookups:
-            return True
+    def _held(node: Node) -> bool:
+        """Tell whether a node is needed even if the kernel forgets it."""
         content = node.content
         if content is not None and (content.handles or content.needs_commit):
             return True

@@ -82,11 +82,12 @@ class DirectoryStream:
             return
         await context.sidecars.refresh(node.key, context.listings.ttl_s)
         cursor: str | None = None
+        since_s = max(began_s - context.listings.ttl_s, directory.doubted_s)
         while True:
-            self._seen_s = trio.current_time()
-            page = await context.layout.list(node.key, cursor)
-            yield self._overlay(list(page.entries), made, seen)
-            cursor = page.cursor
+            listed = await context.listings.pages.page(node.key, cursor, since_s)
+            self._seen_s = listed.asked_s
+            yield self._overlay(list(listed.page.entries), made, seen)
+            cursor = listed.page.cursor
             if cursor is None:
                 break
         yield self._rest(made, seen, began_s)
@@ -133,7 +134,7 @@ class Reading:
 
     async def open(self, node: Node) -> HandleId:
         """Open a directory. Errors: WrongKindError."""
-        directory_of(node)
+        directory_of(node).streams += 1
         return self._streams.add(DirectoryStream(self._context, node))
 
     async def sync(self, number: HandleId) -> None:
@@ -149,4 +150,4 @@ class Reading:
 
     def close(self, number: HandleId) -> None:
         """Close a directory."""
-        self._streams.pop(number)
+        directory_of(self._streams.pop(number).node).streams -= 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from vfs import names
+from vfs.cache.disk.metadata import MetadataCache
 from vfs.errors import ConflictError, MetadataError, NotFoundError, StaleError
 from vfs.stage.records import Value
 from vfs.store.base import ABSENT, ANY, BytesBody, Condition, ObjectInfo, Store
@@ -33,6 +34,8 @@ from vfs.values import Key, Span, Version
 log = logging.getLogger(__name__)
 
 MERGE_TRIES = 5
+KEPT_S = 30 * 24 * 3600.0
+"""How long the bytes of a version stay on the disk. They never change; only room is gained."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,11 @@ class Sidecar:
     broken: str = ""  # why it cannot be read, and so not written either
     lock: trio.Lock = field(default_factory=trio.Lock)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether what is stored is known."""
+        return self.loaded_s > float("-inf")
+
     def get(self, name: str) -> Attributes | None:
         """Return what is known of a name: our own pending change or what is stored, the newer."""
         entry, stored = self.pending.get(name), self.entries.get(name)
@@ -64,12 +72,22 @@ class Sidecar:
 class Sidecars:
     """All sidecars that are in memory, by directory key."""
 
-    def __init__(self, store: Store, *, enabled: bool, read_only: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        enabled: bool,
+        read_only: bool,
+        kept: MetadataCache | None = None,
+    ) -> None:
         self._store = store
+        self._kept = kept
         self._enabled = enabled
         self._read_only = read_only
         self._known: dict[Key, Sidecar] = {}
         self._sequence = 0
+        # Called with a directory when the attributes in it are changed, here and then in the store.
+        self.on_changed: Callable[[Key], None] = lambda _directory: None
         # Called with a directory and the highest sequence of its changes that are stored.
         self.on_stored: Callable[[Key, int], None] = lambda _directory, _sequence: None
 
@@ -148,8 +166,7 @@ class Sidecars:
     async def _fetch(self, info: ObjectInfo, broken: list[str]) -> _Shard | None:
         for _ in range(MERGE_TRIES):
             try:
-                data = await self._store.read(info.pin, Span(0, info.size))
-                return _Shard(info.version, decode_sidecar(data))
+                return _Shard(info.version, decode_sidecar(await self._read(info)))
             except StaleError:
                 try:
                     info = await self._store.head(info.key)
@@ -159,6 +176,23 @@ class Sidecars:
                 broken.append(error.message)
                 return None
         raise StaleError("the attributes change faster than they can be read", key=info.key)
+
+    async def _read(self, info: ObjectInfo) -> bytes:
+        """Return the bytes of one version, from the disk if they are there."""
+        key = f"object\0{info.key}\0{info.version}"
+        data = await self._kept.get_bytes(key) if self._kept is not None else None
+        if data is None or len(data) != info.size:
+            data = await self._store.read(info.pin, Span(0, info.size))
+            if self._kept is not None:
+                await self._kept.put_bytes(key, data, KEPT_S)
+        return data
+
+    def let_go(self, directory: Key) -> None:
+        """Drop what can be loaded again."""
+        found = self._known.get(directory)
+        if found is None or found.pending or found.broken or found.lock.statistics().locked:
+            return
+        del self._known[directory]
 
     # Changing
 
@@ -177,6 +211,7 @@ class Sidecars:
         self._sequence += 1  # above every number seen: see _load and replay
         entry = SidecarEntry(self._sequence, attributes)
         sidecar.pending[name] = entry
+        self.on_changed(directory)
         return self._record(directory, name, entry)
 
     @staticmethod
@@ -268,6 +303,7 @@ class Sidecars:
         if alive or sidecar.shards:  # else an empty object would make a directory of nothing
             sidecar.shards = await self._write_shards(sidecar, alive, changes)
         # No await from here on: what is stored and what is pending change together.
+        self.on_changed(sidecar.directory)
         sidecar.entries = alive
         for name, entry in changes.items():
             if sidecar.pending.get(name) is entry:

@@ -4,6 +4,7 @@
         owner           JSON: version, url, pid; locked with flock by the living owner
         index.db        SQLite: which blocks of which version are there, and their checksums
         data/N          a sparse file with the blocks of one version at their own offsets
+        metadata/       listings and attribute objects
 
     directory.py   that directory: owned, locked, brought in step with its index after a crash
     index.py       the index
@@ -12,6 +13,7 @@
     catalogue.py   what is there, of all versions: the budget, eviction, hand-over
     health.py      whether the disk is to be used
     tier.py        reads and fills
+    metadata.py    small metadata, by key and expiry
 
 A block counts from the moment its checksum is in the index, and its bytes are written before. A
 checksum is compared on the first use after a restart, and whenever whole blocks are read: what does

@@ -39,6 +39,7 @@ class CacheDirectory:
         self.block_bytes = block_bytes
         self._url = url
         self._data = path / "data"
+        self.metadata = path / "metadata"
         self._lock_fd = -1
         self._index: Index | None = None
 
@@ -72,7 +73,7 @@ class CacheDirectory:
 
     def _make(self) -> None:
         self.path.parent.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
-        for made in (self.path, self._data):
+        for made in (self.path, self._data, self.metadata):
             with suppress(FileExistsError):
                 made.mkdir(mode=_OWNER_ONLY)
             found = made.lstat()

@@ -20,6 +20,7 @@ from vfs.cache.disk.data import DataFile, aligned
 from vfs.cache.disk.directory import CacheDirectory
 from vfs.cache.disk.health import Health
 from vfs.cache.disk.known import CachedFile, checksum, chunks_of
+from vfs.cache.disk.metadata import MetadataCache
 from vfs.errors import BusyError, MetadataError, UnsupportedError
 from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
@@ -54,6 +55,7 @@ class DiskTier:
         self.hits = 0  # blocks
         self.skipped = 0  # blocks that were not kept
         self.health = Health(path)
+        self.metadata = MetadataCache(path / "metadata")  # in use while the directory is ours
         self._path = path
         self._url = url
         self._catalogue: Catalogue | None = None  # None while the disk is left alone
@@ -285,6 +287,7 @@ class DiskTier:
     def _fail(self, catalogue: Catalogue, error: Exception) -> None:
         if self._catalogue is catalogue:
             self._catalogue = None
+            self.metadata.abandon()
             self._closing.append(catalogue)
             self.health.failed(error)
 
@@ -303,6 +306,8 @@ class DiskTier:
         except self.health.errors as error:
             self.health.failed(error)
         else:
+            with trio.CancelScope(shield=True):  # the directory is ours already
+                await trio.to_thread.run_sync(self.metadata.open)
             self._catalogue = Catalogue(directory, self.limit_bytes, blocks)
             self.health.opened()
 
@@ -338,6 +343,7 @@ class DiskTier:
                 await catalogue.flush()
             except self.health.errors as error:
                 self.health.failed(error)
+            await trio.to_thread.run_sync(self.metadata.close)
             self._closing.append(catalogue)
         for failed in self._closing:
             failed.close()
