@@ -161,7 +161,7 @@ def test_an_object_that_changes_while_it_is_read_is_stale_and_never_mixed(proxy,
         assert mount.call(read, "image") == "new"
 
 
-@pytest.mark.promise("S-read-12")
+@pytest.mark.promise("S-read-13")
 def test_a_read_that_stands_is_answered_by_the_second_request(proxy, bucket):
     names = [f"small-{number}" for number in range(FEW_READS + 1)]
     for name in names:

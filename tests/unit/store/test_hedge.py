@@ -61,7 +61,7 @@ async def a_quick_store(*, connections=16, limits=None, wrap=lambda store: store
         yield slow
 
 
-@pytest.mark.promise("S-read-12")
+@pytest.mark.promise("S-read-13")
 async def test_a_read_that_stands_is_asked_again_and_the_second_answer_is_taken(autojump_clock):
     async with a_quick_store() as slow:
         slow.faulty.delay("read", 60)
