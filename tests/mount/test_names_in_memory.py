@@ -16,6 +16,7 @@ from tests.support.rgw import rgw
 
 MIB = 1 << 20
 SIZE = 4 * MIB
+MOST_PAGES = SIZE // mmap.PAGESIZE * 9 // 10  # the kernel may take some back at any time
 
 
 def pause(seconds: float) -> None:
@@ -44,12 +45,12 @@ def test_the_kernel_keeps_its_pages_until_another_host_changes_the_file(store):
     with mounted(store, "metadata_ttl=1s") as mount:
         assert mount.run("sha256sum", mount.path / "file").returncode == 0
         pause(1.5)  # past metadata_ttl: it is looked up anew, and has the same version
-        assert mount.call(resident, "file") == SIZE // mmap.PAGESIZE
+        assert mount.call(resident, "file") >= MOST_PAGES
         store.put("file", b"2" * SIZE)
         pause(1.5)
         assert mount.call(resident, "file") == 0
         assert mount.sha256("file") == store.sha256("file")
-        assert mount.call(resident, "file") == SIZE // mmap.PAGESIZE
+        assert mount.call(resident, "file") >= MOST_PAGES
 
 
 def test_the_kernel_keeps_the_pages_of_what_was_written_here(store):
@@ -57,7 +58,7 @@ def test_the_kernel_keeps_the_pages_of_what_was_written_here(store):
         mount.sh(f"head -c {SIZE} /dev/urandom > file; cat file > /dev/null")
         pause(1.5)
         # Not each of them: a page that was written in two pieces may have to be read once.
-        assert mount.call(resident, "file") >= SIZE // mmap.PAGESIZE * 9 // 10
+        assert mount.call(resident, "file") >= MOST_PAGES
         assert mount.sha256("file") == store.sha256("file")
 
 
