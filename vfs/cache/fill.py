@@ -235,14 +235,11 @@ class Fetcher:
         count = sum(len(run) for run in runs)
         async with self._room(count):
             for run in runs:
-                frames = [await self._cache.take_waiting() for _ in run]
-                written = trio.Event()
-                try:
+                async with self._taken(len(run)) as frames:
+                    written = trio.Event()
                     await self._fetch_run(file, run, frames)
                     self._offer(disk, file, run, frames, waiting=written)
                     await written.wait()
-                finally:
-                    self._release(frames)
         size = self.block_bytes
         return sum(min(run.stop * size, file.size) - run.start * size for run in runs)
 
@@ -251,24 +248,29 @@ class Fetcher:
         disk, size = self._disk, self.block_bytes
         if disk is None or not blocks:
             return
-        async with self._room(len(blocks)):
-            frames = [await self._cache.take_waiting() for _ in blocks]
-            try:
-                span = Span(blocks.start * size, min(blocks.stop * size, file.size))
-                pieces = zip(frames, span.pieces(size), strict=True)
-                right = [
-                    await read(file, piece, frame.view[: piece.size]) for frame, piece in pieces
-                ]
-                for is_right, group in groupby(range(len(blocks)), right.__getitem__):
-                    run = list(group)
-                    if is_right:
-                        written = trio.Event()
-                        own, first = frames[run[0] : run[-1] + 1], blocks.start + run[0]
-                        numbers = range(first, first + len(run))
-                        self._offer(disk, file, numbers, own, waiting=written)
-                        await written.wait()
-            finally:
-                self._release(frames)
+        async with self._room(len(blocks)), self._taken(len(blocks)) as frames:
+            span = Span(blocks.start * size, min(blocks.stop * size, file.size))
+            pieces = zip(frames, span.pieces(size), strict=True)
+            right = [await read(file, piece, frame.view[: piece.size]) for frame, piece in pieces]
+            for is_right, group in groupby(range(len(blocks)), right.__getitem__):
+                run = list(group)
+                if is_right:
+                    written = trio.Event()
+                    own, first = frames[run[0] : run[-1] + 1], blocks.start + run[0]
+                    numbers = range(first, first + len(run))
+                    self._offer(disk, file, numbers, own, waiting=written)
+                    await written.wait()
+
+    @asynccontextmanager
+    async def _taken(self, count: int) -> AsyncGenerator[list[Frame]]:
+        """Take frames that are given back, those already taken also when this is cancelled."""
+        frames: list[Frame] = []
+        try:
+            for _ in range(count):
+                frames.append(await self._cache.take_waiting())  # noqa: PERF401 - not lost
+            yield frames
+        finally:
+            self._release(frames)
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something beside the fetches, as long as they run."""

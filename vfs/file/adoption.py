@@ -4,6 +4,7 @@ A block counts only while the stage holds all of it as the store has it; whateve
 or given back meanwhile ends its turn, and then it is fetched when somebody reads it.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,6 +14,8 @@ from vfs.layout.base import FileVersion
 from vfs.spans import EMPTY, SpanSet
 from vfs.stage.file import StagedFile
 from vfs.values import Span
+
+log = logging.getLogger(__name__)
 
 Stored = Callable[[], tuple[FileVersion | None, StagedFile | None]]
 """What the file's base version and its stage are now."""
@@ -46,6 +49,8 @@ class Adoption:
                         break
                     blocks = self._next(file)
                     await self._fetcher.adopt(file, blocks, self._read)
+        except Exception:  # a fault of ours: the blocks are fetched when they are read
+            log.exception("what was stored could not be handed to the cache")
         finally:
             self._todo = EMPTY
             self.is_running = False

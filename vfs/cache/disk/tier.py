@@ -5,6 +5,7 @@ cannot keep up with is not written at all. A disk that fails is left alone for a
 line in the log, and everything comes from the store.
 """
 
+import logging
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -26,6 +27,8 @@ from vfs.layout.base import FileVersion
 from vfs.spans import SpanSet
 from vfs.tasks import open_tasks
 from vfs.values import Span
+
+log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
 SWEEP_S = 10.0
@@ -118,6 +121,8 @@ class DiskTier:
         run: range,
         frames: Sequence[memoryview],
     ) -> list[range]:
+        if cached.retired:  # its checksums are those of a newer version by now
+            return [run]
         chunks, sums, sizes = chunks_of(run), cached.sums(run), self._sizes(file, run)
         cached.use(chunks)
         try:
@@ -230,6 +235,10 @@ class DiskTier:
                 self.skipped += len(fill.blocks)
                 if not self.health.is_full(error) and catalogue is not None:
                     self._fail(catalogue, error)
+            except Exception as error:  # a fault of ours costs the cache, never the mount
+                log.exception("blocks could not be kept")
+                if catalogue is not None:
+                    self._fail(catalogue, error)
             finally:
                 self.backlog_bytes -= len(fill.blocks) * self.block_bytes
                 fill.done()
@@ -324,7 +333,9 @@ class DiskTier:
                     if now - swept_s >= SWEEP_S:
                         swept_s = now
                         await catalogue.sweep()
-                except self.health.errors as error:
+                except Exception as error:
+                    if not isinstance(error, self.health.errors):  # a fault of ours
+                        log.exception("the cache could not be kept up")
                     self._fail(catalogue, error)
             self._close_failed()
             if self._catalogue is None and not self._closing and self.health.may_retry():

@@ -191,6 +191,38 @@ async def test_other_blocks_begin_an_empty_index(tmp_path, source, expect_log):
         await reader.read()
 
 
+async def test_a_reader_of_the_version_before_never_takes_blocks_of_the_next(tmp_path, source):
+    """The checksums are shared: what a commit has written anew would match them."""
+    async with opened(tmp_path / "c", source) as reader:
+        await reader.read()
+        await reader.written()
+        old, data = source.file, bytearray(source.data)
+        cached = reader.tier._catalogue.find(old)
+        data[:BLOCK] = bytes(BLOCK)
+        new = source.add(bytes(data))
+        with cached.kept():  # a reader that is between two runs of blocks
+            reader.fetcher.hand_over(old, new, SpanSet([Span(0, BLOCK)]))
+            await reader.read(Span(0, BLOCK))
+            await reader.written()
+            frames = [memoryview(bytearray(BLOCK))]
+            missing = await reader.tier._read_run(
+                reader.tier._catalogue, cached, old, range(1), frames
+            )
+        assert missing == [range(1)]
+
+
+async def test_who_gives_up_waiting_for_frames_keeps_none(tmp_path, source):
+    async with opened(tmp_path / "c", source, frames=8) as reader:
+        cache = reader.fetcher._cache
+        taken = [cache.take() for _ in range(6)]
+        with trio.move_on_after(0.05) as scope:
+            await reader.fetcher.to_disk(source.file, range(4))
+        assert scope.cancelled_caught
+        for frame in taken:
+            cache.release(frame)
+        assert [cache.take() is not None for _ in range(8)] == [True] * 8
+
+
 class FailingData(DataFile):
     """A data file on a disk that fails."""
 
