@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import random
 import shutil
@@ -204,7 +205,7 @@ async def test_a_reader_of_the_version_before_never_takes_blocks_of_the_next(tmp
             reader.fetcher.hand_over(old, new, SpanSet([Span(0, BLOCK)]))
             await reader.read(Span(0, BLOCK))
             await reader.written()
-            frames = [memoryview(bytearray(BLOCK))]
+            frames = [memoryview(mmap.mmap(-1, BLOCK))]  # aligned, as the disk wants it
             missing = await reader.tier._read_run(
                 reader.tier._catalogue, cached, old, range(1), frames
             )
